@@ -1,0 +1,71 @@
+# Every target sets itself up: it needs Python 3.11 or newer, and nothing else.
+
+PYTHON ?= python3
+ARGS ?=
+# Printed with the command that uses it, so that a failure of a property test can be repeated.
+SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+SHELL_FILES := launch_tensorboard.sh .ci/run
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check bench venv clean
+.PHONY: check-lint check-format check-mypy check-pyright check-imports check-shell
+
+help: ## list these targets
+	@echo "usage: make TARGET [ARGS='...'] [PYTHON=python3]"
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) \
+	  | while IFS='|' read -r name text; do printf '  %-7s %s\n' "$$name" "$$text"; done
+
+demo: $(STAMP) ## train a small model with the sidecar beside it (ARGS go to the trainer)
+	$(BIN)/sidestep run -- $(BIN)/python client/examples/digits_jepa.py $(ARGS)
+
+test: $(STAMP) ## run the tests, less the slow, the benchmarks and those for a GPU (ARGS go to pytest)
+	$(BIN)/python -m pytest -m "not (bench or gpu or slow)" --hypothesis-seed=$(SEED) $(ARGS)
+
+check: check-lint check-format check-mypy check-pyright check-imports check-shell ## lint, format, types, imports
+
+bench: $(STAMP) ## measure the figures of the README (ARGS go to the benchmark)
+	$(BIN)/python -m tests.bench $(ARGS)
+
+venv: $(STAMP) ## make or renew .venv, where all the others run
+
+clean: ## remove what make and the tools created (results/ stays)
+	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .benchmarks .hypothesis \
+	  .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find proto client sidecar tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+check-lint: $(STAMP)
+	$(BIN)/ruff check .
+
+check-format: $(STAMP)
+	$(BIN)/ruff format --check .
+
+check-mypy: $(STAMP)
+	$(BIN)/mypy
+
+check-pyright: $(STAMP)
+	$(BIN)/pyright
+
+check-imports: $(STAMP)
+	$(BIN)/lint-imports
+
+check-shell: $(STAMP)
+	$(BIN)/shellcheck $(SHELL_FILES)
+
+# An existing .venv is kept when it works: a change of pins installs only what changed.
+$(STAMP): pyproject.toml constraints.txt
+	@'$(PYTHON)' -c '' 2>/dev/null || { \
+	  echo "sidestep needs Python 3.11 or newer, and '$(PYTHON)' does not run: install it, or name another with make PYTHON=..." >&2; exit 1; }
+	@'$(PYTHON)' -c '$(NEW_ENOUGH)' || { \
+	  echo "sidestep needs Python 3.11 or newer, and '$(PYTHON)' is $$('$(PYTHON)' -V 2>&1): name a newer one with make PYTHON=..." >&2; exit 1; }
+	@'$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "'$(PYTHON)' cannot make virtual environments: install its venv module (Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@$(BIN)/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null || '$(PYTHON)' -m venv --clear $(VENV)
+	@echo "installing sidestep and its tools into $(VENV): a minute or two, once"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

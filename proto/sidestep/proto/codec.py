@@ -1,0 +1,271 @@
+"""Messages to frames and back: magic, version, one MessagePack value, nothing more.
+
+A frame is ``b"SDS"``, one byte of protocol version, then the MessagePack array
+``[kind, {field: value, ...}]``. A field that the reader does not know is ignored, so that fields
+can be added; a kind that it does not know is refused by name. The decoder's promise: a frame
+yields a message, or `RemoteProtocolError`, never anything else, whatever its bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, Final, cast
+
+import msgpack
+
+from . import messages as m
+from ._unpack import unpack
+from .errors import LocalProtocolError, RemoteProtocolError
+from .limits import (
+    MAX_CONFIG_BYTES,
+    MAX_DATA_BYTES,
+    MAX_FRAME_BYTES,
+    MAX_NAME_BYTES,
+    MAX_RECORD_BYTES,
+    MAX_SEQ,
+    MAX_TAGS_PER_RECORD,
+    PROTOCOL_VERSION,
+)
+from .records import check_tag
+
+MAGIC: Final = b"SDS"
+_PREFIX: Final = MAGIC + bytes([PROTOCOL_VERSION])
+
+_KINDS: Final[Mapping[str, type[m.Message]]] = {
+    "hello": m.Hello,
+    "welcome": m.Welcome,
+    "reject": m.Reject,
+    "tags": m.Tags,
+    "batch": m.Batch,
+    "part": m.Part,
+    "gap": m.Gap,
+    "ack": m.Ack,
+    "nack": m.Nack,
+    "alarm": m.Alarm,
+    "ping": m.Ping,
+    "pong": m.Pong,
+    "bye": m.Bye,
+    "bye_ack": m.ByeAck,
+}
+_NAMES: Final = {cls: name for name, cls in _KINDS.items()}
+
+
+def encode(message: m.Message) -> bytes:
+    """The frame that says `message`.
+
+    Raises:
+        LocalProtocolError: the other side would not decode it: it does not fit into a frame, a
+            field is beyond its limits, or it holds what MessagePack cannot say.
+    """
+    cls = type(message)
+    try:
+        frame = _PREFIX + cast("bytes", msgpack.packb([_NAMES[cls], _plain(message)]))
+        decode(frame)  # what it refuses must not leave: 40 µs for the largest frame
+    except (RemoteProtocolError, TypeError, ValueError, OverflowError) as error:
+        raise LocalProtocolError(f"cannot encode {cls.__name__}: {error}") from error
+    return frame
+
+
+def decode(frame: bytes | memoryview) -> m.Message:
+    """The message that `frame` says.
+
+    Raises:
+        RemoteProtocolError: with code ``too_large``, ``version``, ``unknown_kind`` or
+            ``malformed``.
+    """
+    if len(frame) > MAX_FRAME_BYTES:
+        raise RemoteProtocolError(
+            "too_large", f"frame of {len(frame)} bytes, at most {MAX_FRAME_BYTES}"
+        )
+    view = memoryview(frame)
+    if bytes(view[:3]) != MAGIC or len(view) < len(_PREFIX):
+        raise RemoteProtocolError("malformed", "the frame does not begin as sidestep's do")
+    if view[3] != PROTOCOL_VERSION:
+        raise RemoteProtocolError(
+            "version", f"wire version {view[3]}, this side speaks {PROTOCOL_VERSION}"
+        )
+    envelope = unpack(view[len(_PREFIX) :])
+    if not isinstance(envelope, list) or len(cast("list[object]", envelope)) != 2:
+        raise RemoteProtocolError("malformed", "a message is [kind, fields]")
+    kind, body = cast("list[object]", envelope)
+    if not isinstance(kind, str) or not isinstance(body, dict):
+        raise RemoteProtocolError("malformed", "a message is [kind, fields]")
+    cls = _KINDS.get(kind)
+    if cls is None:
+        raise RemoteProtocolError("unknown_kind", f"unknown message kind {kind[:40]!r}")
+    return _build(cls, cast("dict[str, object]", body))
+
+
+def _plain(value: object) -> object:
+    """Dataclasses to maps, the rest as it is (MessagePack checks it)."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return dict(cast("Mapping[str, object]", value))
+    return value
+
+
+def _build(cls: type[m.Message], body: dict[str, object]) -> m.Message:
+    return cls(**_checked(cls, body))
+
+
+def _checked(cls: type[Any], body: Mapping[str, object]) -> dict[str, Any]:
+    """The fields of `cls` out of `body`, each one checked; missing ones keep their default."""
+    checked: dict[str, Any] = {}
+    for name, check in _SCHEMA[cls].items():
+        if name in body:
+            try:
+                checked[name] = check(body[name])
+            except RemoteProtocolError as error:
+                raise RemoteProtocolError(
+                    error.code, f"{cls.__name__.lower()}.{name}: {error}"
+                ) from None
+        elif name in _REQUIRED[cls]:
+            raise RemoteProtocolError("malformed", f"{cls.__name__.lower()} lacks {name!r}")
+    if cls in _ORDERED and not 1 <= checked["first_seq"] <= checked["last_seq"]:
+        raise RemoteProtocolError(
+            "malformed", f"records {checked['first_seq']} to {checked['last_seq']}"
+        )
+    return checked
+
+
+# --- the schema: for each field the function that checks it --------------------------------
+
+_Check = Callable[[object], object]
+
+
+def _integer(low: int = 0, high: int = MAX_SEQ) -> _Check:
+    def check(value: object) -> int:
+        if type(value) is not int or not low <= value <= high:
+            raise RemoteProtocolError("malformed", f"expected an integer from {low} to {high}")
+        return value
+
+    return check
+
+
+def _text(max_bytes: int = MAX_NAME_BYTES) -> _Check:
+    def check(value: object) -> str:
+        if not isinstance(value, str) or len(value.encode()) > max_bytes:
+            raise RemoteProtocolError("malformed", f"expected text of at most {max_bytes} bytes")
+        return value
+
+    return check
+
+
+def _blob(low: int, high: int) -> _Check:
+    def check(value: object) -> bytes:
+        if not isinstance(value, bytes) or not low <= len(value) <= high:
+            raise RemoteProtocolError("malformed", f"expected {low} to {high} bytes")
+        return value
+
+    return check
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise RemoteProtocolError("malformed", "expected true or false")
+    return value
+
+
+def _settings(value: object) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise RemoteProtocolError("malformed", "expected a map")
+    settings = cast("dict[str, object]", value)
+    if len(cast("bytes", msgpack.packb(settings))) > MAX_CONFIG_BYTES:
+        raise RemoteProtocolError("too_large", f"a map of over {MAX_CONFIG_BYTES} bytes")
+    return settings
+
+
+def _optional(check: _Check) -> _Check:
+    return lambda value: None if value is None else check(value)
+
+
+def _many(check: _Check, low: int, high: int) -> _Check:
+    def check_all(value: object) -> tuple[object, ...]:
+        if not isinstance(value, list) or not low <= len(cast("list[object]", value)) <= high:
+            raise RemoteProtocolError("malformed", f"expected a list of {low} to {high} items")
+        return tuple(check(item) for item in cast("list[object]", value))
+
+    return check_all
+
+
+def _nested(cls: type[Any]) -> _Check:
+    def check(value: object) -> object:
+        if not isinstance(value, dict):
+            raise RemoteProtocolError("malformed", "expected a map")
+        return cls(**_checked(cls, cast("dict[str, object]", value)))
+
+    return check
+
+
+_UINT: Final = _integer()
+_SEQ: Final = _integer(1)
+_STEP: Final = _integer(-MAX_SEQ - 1)
+_NAME: Final = _text()
+_CODE: Final = _text(64)
+_DATA: Final = _blob(1, MAX_DATA_BYTES)
+
+_SCHEMA: Final[Mapping[type[Any], Mapping[str, _Check]]] = {
+    m.RunSpec: {
+        "name": _NAME,
+        "log_dir": _NAME,
+        "tensorboard": _flag,
+        "wandb": _optional(_settings),
+        "config": _settings,
+        "tags": _many(_NAME, 0, 1000),
+    },
+    m.Books: {"emitted": _UINT, "dropped": _UINT, "rejected": _UINT},
+    m.Hello: {
+        "uuid": _blob(16, 16),
+        "instance": _UINT,
+        "connection": _UINT,
+        "run": _nested(m.RunSpec),
+        "rank": _UINT,
+        "world_size": _SEQ,
+        "attempt": _UINT,
+        "pid": _UINT,
+        "host": _NAME,
+        "device_uuids": _many(_NAME, 0, 1000),
+        "outbox": _NAME,
+        "acked_seq": _UINT,
+        "acked_dropped": _UINT,
+        "min_version": _UINT,
+        "max_version": _UINT,
+    },
+    m.Welcome: {
+        "daemon_id": _UINT,
+        "connection": _UINT,
+        "durable_seq": _UINT,
+        "dropped": _UINT,
+        "credit": _UINT,
+        "max_record_bytes": _UINT,
+    },
+    m.Reject: {"code": _CODE, "reason": _NAME},
+    m.Tags: {
+        "first_id": _UINT,
+        "tag_sets": _many(_many(check_tag, 1, MAX_TAGS_PER_RECORD), 1, 8192),
+    },
+    m.Batch: {"first_seq": _SEQ, "last_seq": _SEQ, "data": _DATA},
+    m.Part: {
+        "seq": _SEQ,
+        "offset": _integer(0, MAX_RECORD_BYTES),
+        "total": _integer(1, MAX_RECORD_BYTES),
+        "data": _DATA,
+    },
+    m.Gap: {"first_seq": _SEQ, "last_seq": _SEQ, "reason": _NAME},
+    m.Ack: {"durable_seq": _UINT, "dropped": _UINT, "credit": _UINT},
+    m.Nack: {"code": _CODE, "reason": _NAME, "first_seq": _UINT, "last_seq": _UINT},
+    m.Alarm: {"tag": check_tag, "state": _CODE, "step": _STEP, "reason": _NAME},
+    m.Ping: {"books": _nested(m.Books)},
+    m.Pong: {},
+    m.Bye: {"last_seq": _UINT, "books": _nested(m.Books)},
+    m.ByeAck: {"last_seq": _UINT},
+}
+_REQUIRED: Final = {
+    cls: frozenset(
+        f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING
+    )
+    for cls in _SCHEMA
+}
+_ORDERED: Final = frozenset({m.Batch, m.Gap})

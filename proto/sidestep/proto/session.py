@@ -1,0 +1,598 @@
+"""The two ends of a conversation as pure state machines: messages in, actions out, no I/O.
+
+Theory of operation
+-------------------
+Records are numbered 1, 2, 3, ... by the client, for its whole life. The daemon remembers, in the
+same transaction as the records, the highest number up to which it has everything
+(`durable_seq`); that is the whole of deduplication. The client keeps each record until it is
+acknowledged. Acknowledgements are cumulative. What was dropped is announced by a GAP in its
+turn, so that the numbers stay without holes.
+
+The link may lose, repeat, delay and reorder messages and may end at any time:
+
+- the client sends in order, within the credit; when no acknowledgement makes progress for
+  `RETRY_S` it goes back to the first unacknowledged record (go-back-N);
+- the daemon takes a message only if it begins at `durable_seq + 1` or overlaps it; what it has
+  it acknowledges again, what comes too early it refuses with the number that it waits for;
+- HELLO and BYE are repeated until they are answered; silence for `DEAD_S` ends the connection
+  and the client asks for a new one, for ever, with jittered backoff;
+- a daemon that does not know who speaks says so, and the client introduces itself again.
+
+Client: every (state, event) pair that changes the state is in `CLIENT_TRANSITIONS`; whatever
+is not there leaves the state as it is.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from . import messages as m
+from .errors import LocalProtocolError
+from .limits import MAX_RECORD_BYTES, PROTOCOL_VERSION
+
+PING_S: Final = 1.0
+"""A sign of life at least this often."""
+
+DEAD_S: Final = 5.0
+"""A peer that was silent for so long is taken for dead."""
+
+RETRY_S: Final = 2.0
+"""HELLO, BYE and unacknowledged records are sent again after so long without an answer."""
+
+RETRY_LAST_S: Final = 8.0
+"""Unacknowledged records are sent again at doubling intervals, up to this one: a daemon that is
+merely slow must not have more and more copies to read."""
+
+NACK_QUIET_S: Final = 0.25
+"""A refusal for order that comes so soon after going back speaks of what was sent before; going
+back for each would send the window once for every message in it."""
+
+MAX_REASON: Final = 500
+"""Characters of somebody else's error message that travel as the reason of a NACK."""
+
+BACKOFF_FIRST_S: Final = 0.05
+BACKOFF_LAST_S: Final = 2.0
+
+
+class ClientState(enum.Enum):
+    """Where a client stands with its daemon."""
+
+    DISCONNECTED = "disconnected"  # waiting until it may connect again
+    GREETING = "greeting"  # HELLO is out
+    READY = "ready"  # records flow
+    CLOSING = "closing"  # BYE is out, everything before it acknowledged or on its way
+    CLOSED = "closed"  # the daemon has everything; nothing more will be sent
+    REJECTED = "rejected"  # the daemon refused for good
+
+
+class ClientEvent(enum.Enum):
+    """What can change a client's state."""
+
+    CONNECTED = "connected"
+    WELCOMED = "welcomed"
+    UNKNOWN = "unknown"  # the daemon does not know us: it was restarted
+    LOST = "lost"  # silence for DEAD_S
+    FINISH = "finish"
+    BYE_ACKED = "bye_acked"
+    REFUSED = "refused"
+
+
+_S, _E = ClientState, ClientEvent
+CLIENT_TRANSITIONS: Final[Mapping[tuple[ClientState, ClientEvent], ClientState]] = {
+    (_S.DISCONNECTED, _E.CONNECTED): _S.GREETING,
+    (_S.GREETING, _E.WELCOMED): _S.READY,
+    (_S.GREETING, _E.LOST): _S.DISCONNECTED,
+    (_S.GREETING, _E.REFUSED): _S.REJECTED,
+    (_S.READY, _E.UNKNOWN): _S.GREETING,
+    (_S.READY, _E.LOST): _S.DISCONNECTED,
+    (_S.READY, _E.REFUSED): _S.REJECTED,
+    (_S.READY, _E.FINISH): _S.CLOSING,
+    (_S.CLOSING, _E.UNKNOWN): _S.GREETING,
+    (_S.CLOSING, _E.LOST): _S.DISCONNECTED,
+    (_S.CLOSING, _E.REFUSED): _S.REJECTED,
+    (_S.CLOSING, _E.BYE_ACKED): _S.CLOSED,
+}
+
+
+# --- actions ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Put this message on the wire."""
+
+    message: m.Message
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnect:
+    """Throw the connection away and open a new one after `delay_s`."""
+
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Durable:
+    """Everything up to `seq` is safe with the daemon: its memory may be used again."""
+
+    seq: int
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The daemon can never take these records: drop them, count them, announce the gap."""
+
+    first_seq: int
+    last_seq: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The daemon will not serve this client."""
+
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """An alarm for the user's callback."""
+
+    alarm: m.Alarm
+
+
+ClientAction = Send | Reconnect | Durable | Refused | Rejected | Notify
+
+
+class ClientSession:
+    """The client's end. The owner of the socket feeds it and does what it says.
+
+    Args:
+        hello: how to introduce the client; `connection` and the acknowledged numbers are
+            filled in here.
+        jitter: returns a number in [0, 1), for the backoff.
+    """
+
+    def __init__(self, hello: m.Hello, jitter: Callable[[], float]) -> None:
+        self.state = ClientState.DISCONNECTED
+        self.books = m.Books()
+        self.acked_seq = hello.acked_seq
+        self.acked_dropped = hello.acked_dropped
+        self.next_seq = hello.acked_seq + 1
+        self.max_record_bytes = MAX_RECORD_BYTES
+        self.daemon_id = 0
+        self._hello = hello
+        self._jitter = jitter
+        self._connection = hello.connection
+        self._credit = 0
+        self._in_flight: deque[tuple[int, int]] = deque()  # (last_seq, bytes), in order
+        self._in_flight_bytes = 0
+        self._failures = 0
+        self._heard = self._pinged = self._progress = self._asked = self._rewound = 0.0
+        self._retry_s = RETRY_S
+        self._finishing: int | None = None
+
+    # --- what the owner asks -------------------------------------------------------------
+
+    @property
+    def tags_wanted(self) -> bool:
+        """Whether records may flow, so that tag sets may be defined."""
+        return self.state is ClientState.READY
+
+    def may_send(self, nbytes: int) -> bool:
+        """Whether a message with `nbytes` of records may go out now.
+
+        With nothing under way one message may always go, however small the credit, unless it
+        is zero: so a record larger than the credit cannot wait for ever.
+        """
+        if self.state is not ClientState.READY or self._credit == 0:
+            return False
+        return not self._in_flight or self._in_flight_bytes + nbytes <= self._credit
+
+    def quiet_s(self, now: float) -> float:
+        """For how long nothing has come from the daemon."""
+        return now - self._heard
+
+    # --- what the owner tells ------------------------------------------------------------
+
+    def connected(self, now: float) -> list[ClientAction]:
+        """A new connection was opened (ZeroMQ says nothing of whether anybody listens)."""
+        if not self._move(ClientEvent.CONNECTED):
+            return []
+        self._heard = now
+        return self._greet(now)
+
+    def sent(self, first_seq: int, last_seq: int, nbytes: int, now: float) -> None:
+        """Records `first_seq` to `last_seq` went out as a BATCH, as all their PARTs, or a GAP.
+
+        Raises:
+            LocalProtocolError: they leave records out, or repeat only what was sent already.
+        """
+        if not first_seq <= self.next_seq <= last_seq:
+            raise LocalProtocolError(f"sent {first_seq} to {last_seq}, but {self.next_seq} is next")
+        if not self._in_flight:
+            self._progress = now
+        self._in_flight.append((last_seq, nbytes))
+        self._in_flight_bytes += nbytes
+        self.next_seq = last_seq + 1
+
+    def finish(self, last_seq: int, now: float) -> list[ClientAction]:
+        """No record will follow `last_seq`: say BYE once it was sent."""
+        self._finishing = last_seq
+        return self._goodbye(now)
+
+    def receive(self, message: m.Message, now: float) -> list[ClientAction]:
+        """A message came from the daemon."""
+        self._heard = now
+        match message:
+            case m.Welcome():
+                return self._welcomed(message, now)
+            case m.Ack():
+                self._credit = message.credit
+                return self._acknowledged(message.durable_seq, message.dropped, now)
+            case m.Nack():
+                return self._refused(message, now)
+            case m.Reject():
+                if self._move(ClientEvent.REFUSED):
+                    return [Rejected(message.code, message.reason)]
+            case m.Alarm():
+                return [Notify(message)]
+            case m.ByeAck():
+                if message.last_seq == self._finishing and self._move(ClientEvent.BYE_ACKED):
+                    return []
+            case _:
+                pass  # PONG: a sign of life; a client's own kinds: nothing to answer
+        return []
+
+    def tick(self, now: float) -> list[ClientAction]:
+        """Time went by: call it at least every 100 ms."""
+        if self.state not in (ClientState.GREETING, ClientState.READY, ClientState.CLOSING):
+            return []
+        if now - self._heard >= DEAD_S:
+            return self._lost()
+        if self.state is ClientState.GREETING:
+            return self._greet(now) if now - self._asked >= RETRY_S else []
+        if self.state is ClientState.CLOSING:
+            return self._say_bye(now) if now - self._asked >= RETRY_S else []
+        actions = self._goodbye(now)
+        if self._in_flight and now - self._progress >= self._retry_s:
+            self._rewind(now)
+            self._retry_s = min(2 * self._retry_s, RETRY_LAST_S)
+        if now - self._pinged >= PING_S:
+            self._pinged = now
+            actions.append(Send(m.Ping(self.books)))
+        return actions
+
+    # --- inside --------------------------------------------------------------------------
+
+    def _move(self, event: ClientEvent) -> bool:
+        target = CLIENT_TRANSITIONS.get((self.state, event))
+        if target is None:
+            return False
+        self.state = target
+        return True
+
+    def _introduce(self, now: float) -> list[ClientAction]:
+        """Say HELLO again: the daemon does not know us, or not what we know."""
+        return self._greet(now) if self._move(ClientEvent.UNKNOWN) else []
+
+    def _greet(self, now: float) -> list[ClientAction]:
+        self._connection += 1
+        self._asked = now
+        hello = replace(
+            self._hello,
+            connection=self._connection,
+            acked_seq=self.acked_seq,
+            acked_dropped=self.acked_dropped,
+        )
+        return [Send(hello)]
+
+    def _welcomed(self, message: m.Welcome, now: float) -> list[ClientAction]:
+        if not self._move(ClientEvent.WELCOMED):
+            return []
+        self._failures = 0
+        self._pinged = now
+        self.daemon_id = message.daemon_id
+        self._credit = message.credit
+        self.max_record_bytes = message.max_record_bytes
+        actions = self._acknowledged(message.durable_seq, message.dropped, now)
+        self._rewind(now)
+        self._retry_s = RETRY_S
+        return [*actions, *self._goodbye(now)]
+
+    def _acknowledged(self, durable_seq: int, dropped: int, now: float) -> list[ClientAction]:
+        # An acknowledgement can be late, never early: a smaller number says nothing new.
+        if durable_seq <= self.acked_seq:
+            return []
+        self.acked_seq, self.acked_dropped = durable_seq, dropped
+        self._progress, self._retry_s = now, RETRY_S
+        while self._in_flight and self._in_flight[0][0] <= durable_seq:
+            self._in_flight_bytes -= self._in_flight.popleft()[1]
+        self.next_seq = max(self.next_seq, durable_seq + 1)
+        return [Durable(durable_seq, dropped), *self._goodbye(now)]
+
+    def _refused(self, message: m.Nack, now: float) -> list[ClientAction]:
+        match message.code:
+            case "unknown_session":
+                return self._introduce(now)
+            case "out_of_order" if message.first_seq <= self.acked_seq:
+                # It waits for what another daemon has acknowledged since our HELLO.
+                return self._introduce(now)
+            case "out_of_order" if message.first_seq == self.acked_seq + 1 and self._in_flight:
+                # Only if it speaks of now: after a rewind, answers to older sends still come.
+                if now - self._rewound >= NACK_QUIET_S:
+                    self._rewind(now)
+            case "refused":
+                first = max(message.first_seq, self.acked_seq + 1)
+                if first <= message.last_seq < self.next_seq:
+                    self._rewind(now)
+                    return [Refused(first, message.last_seq, message.reason)]
+            case _:
+                pass  # busy: the retry timer sends it again
+        return []
+
+    def _rewind(self, now: float) -> None:
+        """Go back to the first record that was not acknowledged."""
+        self._in_flight.clear()
+        self._in_flight_bytes = 0
+        self._progress = self._rewound = now
+        self.next_seq = self.acked_seq + 1
+
+    def _goodbye(self, now: float) -> list[ClientAction]:
+        """Say BYE once the last record is acknowledged."""
+        if self._finishing is None or self.acked_seq < self._finishing:
+            return []
+        return self._say_bye(now) if self._move(ClientEvent.FINISH) else []
+
+    def _say_bye(self, now: float) -> list[ClientAction]:
+        self._asked = now
+        return [Send(m.Bye(self._finishing or 0, self.books))]
+
+    def _lost(self) -> list[ClientAction]:
+        self._move(ClientEvent.LOST)
+        self._failures += 1
+        ceiling = min(BACKOFF_LAST_S, BACKOFF_FIRST_S * 2 ** min(self._failures, 16))
+        return [Reconnect(ceiling * (0.5 + self._jitter() / 2))]
+
+
+# --- the daemon's end --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DefineTags:
+    """Remember these tag sets for the client."""
+
+    first_id: int
+    tag_sets: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """Journal `data` without its first `skip` records; acknowledge after the commit."""
+
+    first_seq: int
+    last_seq: int
+    skip: int
+    data: bytes | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class CountGap:
+    """Count records `first_seq` to `last_seq` as dropped by the client."""
+
+    first_seq: int
+    last_seq: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Farewell:
+    """The client has gone, and everything of it is durable."""
+
+
+ServerAction = Send | DefineTags | Append | CountGap | Farewell
+
+
+class ServerSession:
+    """The daemon's end of one client's conversation, across its connections.
+
+    The shell journals what `Append` and `CountGap` say in the order in which they come, commits,
+    and then calls `committed`, which acknowledges. If it cannot take an `Append` (its records
+    are malformed), it calls `refuse`; if the transaction fails, `rolled_back`.
+
+    Args:
+        daemon_id: random number of this daemon's process.
+        durable_seq: what the journal has of this client.
+        dropped: how many of those were dropped.
+    """
+
+    def __init__(self, daemon_id: int, durable_seq: int = 0, dropped: int = 0) -> None:
+        self.durable_seq = durable_seq
+        self.dropped = dropped
+        self.credit = 0
+        self.books = m.Books()
+        self.finished = False
+        self.greeted = False
+        self.connection = -1
+        self.instance: int | None = None
+        self._daemon_id = daemon_id
+        self._taken_seq = durable_seq  # appended, perhaps not committed yet
+        self._taken_dropped = dropped
+        self._parts = bytearray()
+        self._parts_seq = 0
+
+    @property
+    def taken_seq(self) -> int:
+        """What `durable_seq` will be after the commit: what the transaction must store."""
+        return self._taken_seq
+
+    @property
+    def taken_dropped(self) -> int:
+        """What `dropped` will be after the commit."""
+        return self._taken_dropped
+
+    @property
+    def reassembling_bytes(self) -> int:
+        """Memory held for a record that is coming in parts."""
+        return len(self._parts)
+
+    def receive(self, message: m.Message, peer_alive: bool = False) -> list[ServerAction]:
+        """A message of this client came.
+
+        Args:
+            message: the message.
+            peer_alive: whether another connection of the same client was heard lately; only
+                a HELLO looks at it.
+        """
+        if isinstance(message, m.Hello):
+            return self._hello(message, peer_alive)
+        if not self.greeted:
+            return [Send(m.Nack("unknown_session", "say HELLO first"))]
+        match message:
+            case m.Tags():
+                return [DefineTags(message.first_id, message.tag_sets)]
+            case m.Batch() | m.Part() | m.Gap():
+                return self._records(message)
+            case m.Ping():
+                self.books = message.books
+                # The acknowledgement renews a credit that was zero, even if one was lost.
+                return [Send(m.Pong()), Send(self._ack())]
+            case m.Bye():
+                return self._bye(message)
+            case _:
+                return [Send(m.Nack("refused", "a daemon's message from a client"))]
+
+    def committed(self) -> list[ServerAction]:
+        """All that was appended is durable now."""
+        self.durable_seq, self.dropped = self._taken_seq, self._taken_dropped
+        return [Send(self._ack())]
+
+    def rolled_back(self) -> None:
+        """The transaction failed: what was appended since the last commit is not there."""
+        self._taken_seq, self._taken_dropped = self.durable_seq, self.dropped
+        self._drop_parts()
+
+    def refuse(self, append: Append, reason: str) -> list[ServerAction]:
+        """The records of `append` can never be journalled: the client shall count them."""
+        self._taken_seq = append.first_seq - 1
+        return [Send(m.Nack("refused", reason[:MAX_REASON], append.first_seq, append.last_seq))]
+
+    def undefined(self, append: Append) -> list[ServerAction]:
+        """`append` uses tag sets that were lost on the way: the client shall introduce itself."""
+        self._taken_seq = append.first_seq - 1
+        self.greeted = False
+        return [Send(m.Nack("unknown_session", "a tag set is not defined"))]
+
+    def disconnected(self) -> None:
+        """The peer was silent for too long, or is gone: forget what was half said."""
+        self._drop_parts()
+
+    # --- inside --------------------------------------------------------------------------
+
+    def _hello(self, hello: m.Hello, peer_alive: bool) -> list[ServerAction]:
+        if not hello.min_version <= PROTOCOL_VERSION <= hello.max_version:
+            reason = (
+                f"the client speaks versions {hello.min_version} to {hello.max_version}, this "
+                f"daemon {PROTOCOL_VERSION}: install the same sidestep on both sides"
+            )
+            return [Send(m.Reject("version", reason))]
+        if self.instance not in (None, hello.instance) and peer_alive:
+            reason = "another live process has the same client uuid: connect() in each process"
+            return [Send(m.Reject("duplicate_client", reason))]
+        if self.instance == hello.instance and (
+            hello.connection < self.connection
+            or (hello.connection == self.connection and self.finished)
+        ):
+            return []  # an old HELLO that was delayed; its sender has moved on
+        self.instance, self.connection = hello.instance, hello.connection
+        self.greeted, self.finished = True, False
+        self._drop_parts()
+        # A daemon with a fresh journal must not wait for what another one has acknowledged.
+        if hello.acked_seq > self._taken_seq:
+            self._taken_seq = self.durable_seq = hello.acked_seq
+            self._taken_dropped = self.dropped = hello.acked_dropped
+        return [
+            Send(
+                m.Welcome(
+                    self._daemon_id,
+                    hello.connection,
+                    self.durable_seq,
+                    self.dropped,
+                    self.credit,
+                    MAX_RECORD_BYTES,
+                )
+            )
+        ]
+
+    def _records(self, message: m.Batch | m.Part | m.Gap) -> list[ServerAction]:
+        """Take what comes next; answer what is known already, or comes too early."""
+        first_seq, last_seq = (
+            (message.seq, message.seq)
+            if isinstance(message, m.Part)
+            else (message.first_seq, message.last_seq)
+        )
+        if last_seq <= self._taken_seq:
+            # What is not committed yet is acknowledged by the commit.
+            return [Send(self._ack())]
+        if first_seq > self._taken_seq + 1:
+            return [self._out_of_order("records are missing")]
+        match message:
+            case m.Batch():
+                return self._batch(message)
+            case m.Part():
+                return self._part(message)
+            case m.Gap():
+                return self._gap(message)
+
+    def _batch(self, batch: m.Batch) -> list[ServerAction]:
+        skip = self._taken_seq + 1 - batch.first_seq
+        append = Append(batch.first_seq + skip, batch.last_seq, skip, batch.data)
+        self._taken_seq = batch.last_seq
+        return [append]
+
+    def _part(self, part: m.Part) -> list[ServerAction]:
+        if part.offset == 0:
+            self._drop_parts()
+            self._parts_seq = part.seq
+        if part.seq != self._parts_seq or part.offset != len(self._parts):
+            return [self._out_of_order("a part is missing")]
+        if part.offset + len(part.data) > part.total:
+            self._drop_parts()
+            return [Send(m.Nack("refused", "parts exceed their total", part.seq, part.seq))]
+        self._parts += part.data
+        if len(self._parts) < part.total:
+            # A sign of life: on a slow link a large record takes longer than `DEAD_S`.
+            return [Send(self._ack())]
+        data = bytes(self._parts)
+        self._drop_parts()
+        self._taken_seq = part.seq
+        return [Append(part.seq, part.seq, 0, data)]
+
+    def _gap(self, gap: m.Gap) -> list[ServerAction]:
+        first = self._taken_seq + 1
+        self._taken_seq = gap.last_seq
+        self._taken_dropped += gap.last_seq - first + 1
+        return [CountGap(first, gap.last_seq, gap.reason)]
+
+    def _bye(self, bye: m.Bye) -> list[ServerAction]:
+        self.books = bye.books
+        if bye.last_seq > self.durable_seq:
+            return [self._out_of_order("records are missing")]
+        self.finished = True
+        return [Send(m.ByeAck(bye.last_seq)), Farewell()]
+
+    def _out_of_order(self, reason: str) -> Send:
+        return Send(m.Nack("out_of_order", reason, self._taken_seq + 1))
+
+    def _ack(self) -> m.Ack:
+        return m.Ack(self.durable_seq, self.dropped, self.credit)
+
+    def _drop_parts(self) -> None:
+        self._parts = bytearray()
+        self._parts_seq = 0

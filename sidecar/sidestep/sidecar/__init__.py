@@ -1,0 +1,1 @@
+"""The daemon beside the trainer, and the command line `sidestep`."""

@@ -1,0 +1,141 @@
+"""Dead clients' outboxes: found by their lock, read as if the client had sent what lies in them."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
+
+from sidestep.proto import Batch, Books, Hello, Message, Part, RemoteProtocolError, Tags
+from sidestep.proto.paths import OUTBOX_SUFFIX
+from sidestep.proto.segments import ACKED_DROPPED, ACKED_SEQ, LOST, REJECTED, Outbox
+
+_TAG_SETS_PER_MESSAGE = 1000
+
+
+class Adoption:
+    """One dead client's outbox, locked by this daemon and mapped into its memory.
+
+    Attributes:
+        path: the file.
+        hello: who the client was.
+        lost: records that it dropped before they had a number.
+        rejected: values that it rejected.
+        exhausted: whether everything in it was taken.
+        greeted: for the owner: whether the session knows of it.
+    """
+
+    def __init__(self, path: str, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+        self._map = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
+        self._outbox = Outbox.attach(memoryview(self._map))
+        words = self._outbox.words
+        self.hello = replace(
+            self._outbox.hello(), acked_seq=words[ACKED_SEQ], acked_dropped=words[ACKED_DROPPED]
+        )
+        self.lost = words[LOST]
+        self.rejected = words[REJECTED]
+        self.exhausted = False
+        self.greeted = False
+        self._messages = self._all()
+
+    def greeting(self, connection: int) -> Hello:
+        """The HELLO with which the daemon speaks for the client, as one more connection of it."""
+        return replace(self.hello, connection=max(connection, self.hello.connection) + 1)
+
+    def take(self, nbytes: int) -> Iterator[Message]:
+        """Messages of about `nbytes`; sets `exhausted` when there are no more."""
+        for message in self._messages:
+            yield message
+            if isinstance(message, (Batch, Part)):
+                nbytes -= len(message.data)
+                if nbytes <= 0:
+                    return
+        self.exhausted = True
+
+    def books(self, last_seq: int, dropped: int) -> Books:
+        """The client's last books, given the numbers of what was taken from it in all."""
+        return Books(last_seq + self.lost, dropped + self.lost, self.rejected)
+
+    def remove(self) -> None:
+        """Everything of it is durable: delete the file."""
+        try:
+            os.unlink(self.path)
+        except FileNotFoundError:
+            pass
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file, which stays."""
+        self._messages.close()
+        self._outbox.close()
+        self._map.close()
+        os.close(self._fd)
+
+    def _all(self) -> Iterator[Message]:  # a generator, so that it can be closed
+        sets = list(self._outbox.tag_sets())
+        for first in range(0, len(sets), _TAG_SETS_PER_MESSAGE):
+            yield Tags(first, tuple(sets[first : first + _TAG_SETS_PER_MESSAGE]))
+        yield from self._outbox.messages()
+
+
+def find_dead(
+    directories: Sequence[str], known: Collection[str], log: Callable[[str], None]
+) -> list[Adoption]:
+    """Outboxes whose client has gone, oldest first; a damaged one is put aside.
+
+    Args:
+        directories: where to look; missing ones are skipped.
+        known: paths that are being adopted already.
+        log: says something to the daemon's log.
+    """
+    found: list[Adoption] = []
+    for path in sorted(_outboxes(directories), key=_age):
+        if path in known:
+            continue
+        adoption = _try(path, log)
+        if adoption is not None:
+            found.append(adoption)
+    return found
+
+
+def _outboxes(directories: Sequence[str]) -> Iterator[str]:
+    for directory in directories:
+        try:
+            names = os.listdir(directory)
+        except OSError:
+            continue
+        for name in names:
+            if name.endswith(OUTBOX_SUFFIX):
+                yield os.path.join(directory, name)
+
+
+def _age(path: str) -> float:
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return 0.0
+
+
+def _try(path: str, log: Callable[[str], None]) -> Adoption | None:
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        # The client holds this lock while it lives.
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return Adoption(path, fd)
+    except OSError:
+        os.close(fd)
+        return None
+    except (RemoteProtocolError, ValueError) as error:
+        log(f"outbox {path} is damaged ({error}): kept as {path}.damaged")
+        os.rename(path, path + ".damaged")
+        os.close(fd)
+        return None
+
+

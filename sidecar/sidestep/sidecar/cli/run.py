@@ -1,0 +1,100 @@
+"""`sidestep run -- CMD`: a job with its daemon, from its start until everything is written."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from typing import Annotated
+
+import typer
+
+from .common import CommandError, environment_paths
+from .control_client import Control, NoDaemonError, RefusedError
+from .drain import await_drained, drain_progress
+from .launch import ensure_daemon, hold
+from .options import ConfigOption, absolute_config
+
+_NOT_FOUND = 127
+_NOT_EXECUTABLE = 126
+
+
+def run(
+    command: Annotated[
+        list[str],
+        typer.Argument(metavar="-- CMD...", help="The training command, after two dashes."),
+    ],
+    config: ConfigOption = None,
+    drain_timeout: Annotated[
+        float,
+        typer.Option(
+            "--drain-timeout",
+            metavar="S",
+            min=0,
+            help="After CMD, wait at most so many seconds until everything is written.",
+        ),
+    ] = 60.0,
+) -> None:
+    """Run a training job with its metrics daemon.
+
+    Starts the daemon (or joins the one that runs), runs CMD, waits until every sink has written
+    everything, and exits with CMD's exit code. Example:
+
+    `sidestep run -- python train.py --epochs 10`
+    """
+    paths = environment_paths()
+    file = absolute_config(config)
+    with hold(paths):
+        ensure_daemon(paths, file, leave_when_idle=True)
+        environ = {**os.environ, "SIDESTEP_RUNTIME_DIR": paths.directory}
+        if file:
+            environ["SIDESTEP_CONFIG"] = file
+        code = _run_command(command, environ)
+        _drain(Control(paths), file, drain_timeout)
+    raise typer.Exit(code)
+
+
+def _run_command(command: list[str], environ: dict[str, str]) -> int:
+    """Run CMD to its end; signals for us are for it."""
+    # A terminal's Ctrl-C reaches CMD by itself; we stay to bring home what it logged.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = subprocess.Popen(command, env=environ, preexec_fn=_default_sigint)
+    except FileNotFoundError:
+        print(f"sidestep: command not found: {command[0]}", file=sys.stderr)
+        return _NOT_FOUND
+    except OSError as error:
+        print(f"sidestep: cannot run {command[0]}: {error.strerror}", file=sys.stderr)
+        return _NOT_EXECUTABLE
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _frame: process.send_signal(number))
+    code = process.wait()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    return code if code >= 0 else 128 - code
+
+
+def _default_sigint() -> None:
+    # What is ignored here would be ignored in CMD too, and Ctrl-C would do nothing.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _drain(control: Control, config: str | None, timeout_s: float) -> None:
+    """Wait until everything is written; what is not, the next daemon writes."""
+    try:
+        with drain_progress() as show:
+            try:
+                done = await_drained(control, None, timeout_s, show)
+            except NoDaemonError:
+                ensure_daemon(control.paths, config, leave_when_idle=True)
+                done = await_drained(control, None, timeout_s, show)
+    except (CommandError, RefusedError) as error:
+        print(f"sidestep: {error}", file=sys.stderr)
+        return
+    if not done:
+        print(
+            f"sidestep: not everything was written within {timeout_s:g} s; the daemon goes on. "
+            "`sidestep status` shows it",
+            file=sys.stderr,
+        )

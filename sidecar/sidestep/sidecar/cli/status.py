@@ -1,0 +1,165 @@
+"""`sidestep status`: the daemon, its runs, the machine, and what is wrong with any of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import wording
+from .common import CommandError, console, environment_paths
+from .control_client import Control, NoAnswerError, NoDaemonError
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+
+def status(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The same as one JSON object, for programs.")
+    ] = False,
+) -> None:
+    """Is anything wrong? Shows the daemon, its runs, sinks, drops, alarms and GPUs.
+
+    Exit code 0 when a daemon answers; 1 when there is none (with --json: {"daemon": null}) or when
+    it does not answer. What is wrong comes last, each with what to do about it.
+    """
+    control = Control(environment_paths())
+    try:
+        answer = control.request("status")
+    except NoDaemonError:
+        if not as_json:
+            raise
+        print(json.dumps({"daemon": None}))
+        raise typer.Exit(1) from None
+    except NoAnswerError:
+        if not as_json:
+            raise
+        print(json.dumps(_unresponsive(control)))
+        raise typer.Exit(1) from None
+    if as_json:
+        print(json.dumps(answer))
+    else:
+        _show(answer, control.paths.log)
+
+
+def _unresponsive(control: Control) -> dict[str, object]:
+    """What can be said of a daemon that holds its lock and does not answer."""
+    who = control.daemon()
+    if who is None:
+        return {"daemon": None}
+    daemon = {
+        "pid": who.pid,
+        "version": who.version,
+        "state": "unresponsive",
+        "endpoint": who.endpoint,
+        "uptime_s": None,
+        "state_dir": who.state_dir,
+    }
+    return {"daemon": daemon, "runs": [], "gpus": [], "host": {}}
+
+
+def _show(answer: Mapping[str, Any], log: str) -> None:
+    out = console()
+    daemon = answer.get("daemon")
+    if not daemon:
+        raise CommandError("the daemon says nothing of itself: is it of another version?")
+    out.print(_daemon_line(daemon), style="bold", soft_wrap=True)
+    out.print(f"state in {daemon.get('state_dir', '?')}, log in {log}", style="dim", soft_wrap=True)
+    runs = answer.get("runs") or ()
+    if not runs:
+        out.print("\nNo run yet. One begins when training calls `client.connect`.")
+    for run in runs:
+        out.print()
+        for line in _run_lines(run):
+            out.print(line, soft_wrap=True)
+    out.print()
+    for text in _machine(answer):
+        out.print(text, soft_wrap=True)
+    wrong = list(troubles(answer, log))
+    for text in wrong:
+        # Whole lines for grep, whole words for eyes.
+        out.print(f"! {text}", style="bold yellow", soft_wrap=not out.is_terminal)
+    if not wrong:
+        out.print("Nothing is wrong.", style="green")
+
+
+def _daemon_line(daemon: Mapping[str, Any]) -> str:
+    uptime = daemon.get("uptime_s")
+    since = f", up {wording.duration(uptime)}" if isinstance(uptime, int | float) else ""
+    return wording.printable(
+        f"sidestep {daemon.get('version', '?')}, pid {daemon.get('pid', '?')}: "
+        f"{daemon.get('state', '?')}{since}, at {daemon.get('endpoint', '?')}"
+    )
+
+
+def _machine(answer: Mapping[str, Any]) -> Iterator[str]:
+    yield from map(wording.gpu, answer.get("gpus") or ())
+    if host := wording.host(answer.get("host") or {}):
+        yield f"host  {host}"
+
+
+def _run_lines(run: Mapping[str, Any]) -> Iterator[Text]:
+    """A run in three lines: itself, its records, its sinks. What is wrong is red."""
+    from rich.text import Text
+
+    state = str(run.get("state"))
+    title = Text(wording.printable(str(run.get("run"))), style="bold")
+    title.append(f"  {wording.printable(state)}", _style(state not in wording.TROUBLED, "green"))
+    if run.get("last_step") is not None:
+        title.append(f"  step {wording.count(run['last_step'])}", "not bold")
+    title.append(f"  clients {wording.count(run.get('clients', 0))}", "not bold")
+    if alarm := wording.alarm(run.get("alarm")):
+        title.append(f"  ALARM {alarm}", "bold red")
+    yield title
+    records: Mapping[str, Any] = run.get("records") or {}
+    books = Text("  records  ")
+    for key in ("durable", "held", "dropped", "rejected"):
+        many = records.get(key, 0)
+        well = not many or key not in ("dropped", "rejected")
+        books.append(f"{key} {wording.count(many)}  ", _style(well))
+    books.right_crop(2)
+    yield books
+    sinks = Text("  sinks    ")
+    for sink in run.get("sinks") or ():
+        brief = {key: value for key, value in sink.items() if key != "error"}  # it comes below
+        sinks.append(f"{wording.sink(brief)}  ", _style(sink.get("state") not in wording.TROUBLED))
+    sinks.right_crop(2)
+    if run.get("sinks"):
+        yield sinks
+
+
+def _style(well: bool, normal: str = "") -> str:
+    return normal if well else "bold red"
+
+
+def troubles(answer: Mapping[str, Any], log: str) -> Iterator[str]:
+    """What is wrong, each with what to do about it."""
+    for error in answer.get("errors") or ():
+        yield wording.printable(str(error))
+    for run in answer.get("runs") or ():
+        name = wording.printable(str(run.get("run")))
+        if alarm := wording.alarm(run.get("alarm")):
+            yield f"{name}: alarm {alarm}. `sidestep tail '{name}'` shows how it came"
+        if run.get("state") == "lost":
+            yield f"{name}: its trainer vanished without a goodbye; what it emitted is kept"
+        records: Mapping[str, Any] = run.get("records") or {}
+        if records.get("dropped"):
+            yield (
+                f"{name}: {wording.count(records['dropped'])} records dropped: they came faster "
+                "than the daemon took them, or were larger than it takes. Log less often, or raise "
+                "outbox_bytes in client.connect"
+            )
+        if records.get("rejected"):
+            yield (
+                f"{name}: {wording.count(records['rejected'])} values rejected: the trainer's log "
+                "names the first of each kind (SIDESTEP_STRICT=1 raises at the line)"
+            )
+        for sink in run.get("sinks") or ():
+            if sink.get("error"):
+                yield (
+                    f"{name}: {wording.sink(sink)}. It is tried again until it works, and its "
+                    f"records are kept meanwhile. More in {log}"
+                )

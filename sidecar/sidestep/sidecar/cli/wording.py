@@ -1,0 +1,142 @@
+"""Numbers, names and states as people read them; no more than text in and text out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+TROUBLED: Final = frozenset({"degraded", "failed", "lost", "unresponsive"})
+"""States of daemons, runs and sinks that somebody should look at."""
+
+_NO_ALARM: Final = frozenset({"", "ok", "none"})
+
+_GPU_FIGURES: Final = (
+    ("utilization", "{:.0f} %"),
+    ("memory_used_gb", "{:.1f} GB"),
+    ("power_w", "{:.0f} W"),
+    ("temperature_c", "{:.0f} °C"),
+)
+_HOST_FIGURES: Final = (
+    ("cpu_percent", "cpu {:.0f} %"),
+    ("memory_used_gb", "memory {:.1f} GB"),
+)
+
+
+def printable(text: str) -> str:
+    """`text` without anything that a terminal would obey: such characters are spelled out."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def elide_middle(text: str, width: int, ellipsis: str = "…") -> str:
+    """`text` in at most `width` characters: both ends tell tags apart, the middle seldom does."""
+    if len(text) <= width:
+        return text
+    kept = width - len(ellipsis)
+    if kept <= 0:
+        return text[:width]
+    head = kept // 2
+    return text[:head] + ellipsis + text[len(text) - (kept - head) :]
+
+
+def number(value: float) -> str:
+    """A value in six significant digits, as narrow as they allow."""
+    return f"{value:.6g}"
+
+
+def count(many: object) -> str:
+    """A whole number with thousands set apart; what is no number is a question mark."""
+    return f"{many:,}" if isinstance(many, int) else "?"
+
+
+def rate(per_second: float) -> str:
+    """Points a second, in three digits."""
+    if not math.isfinite(per_second) or per_second <= 0:
+        return "-"
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if per_second >= size:
+            return f"{per_second / size:.3g}{unit}/s"
+    return f"{per_second:.2g}/s" if per_second < 1 else f"{per_second:.3g}/s"
+
+
+def duration(seconds: float) -> str:
+    """A length of time in its one or two largest units."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    minutes, whole = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min" if minutes >= 10 or not whole else f"{minutes} min {whole} s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def age(seconds: float) -> str:
+    """How old something is, in at most four characters."""
+    whole = max(0, int(seconds))
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if whole >= 2 * size:
+            return f"{whole // size}{unit}"
+    return f"{whole}s"
+
+
+def alarm(state: object) -> str:
+    """A run's alarm as one line, "" when there is none.
+
+    It is null, a sentence, or what the wire's ALARM says: `state`, `tag`, `step`, `reason`.
+    """
+    if isinstance(state, Mapping):
+        name = str(state.get("state") or "")
+        if name.lower() in _NO_ALARM:
+            return ""
+        where = f" {state['tag']}" if state.get("tag") else ""
+        since = f" since step {count(state['step'])}" if state.get("step") is not None else ""
+        why = f": {state['reason']}" if state.get("reason") else ""
+        return printable(f"{name}{where}{since}{why}")
+    if isinstance(state, list | tuple):
+        return "; ".join(text for text in map(alarm, state) if text)
+    return "" if state is None or str(state).lower() in _NO_ALARM else printable(str(state))
+
+
+def sink(state: Mapping[str, Any]) -> str:
+    """A sink as `tensorboard ok` or `wandb degraded, 1,200 behind: why`."""
+    behind = state.get("lag_records") or 0
+    text = f"{state.get('name', '?')} {state.get('state', '?')}"
+    if behind:
+        text += f", {count(behind)} behind"
+    if state.get("error"):
+        text += f": {state['error']}"
+    return printable(text)
+
+
+def gpu(state: Mapping[str, Any]) -> str:
+    """A GPU's figures in one line; what could not be read is left out."""
+    name = f"GPU {state.get('index', '?')}"
+    if state.get("name"):
+        name += f" {state['name']}"
+    return printable("  ".join([name, *_figures(state, _GPU_FIGURES)]))
+
+
+def host(state: Mapping[str, Any]) -> str:
+    """The host's figures in one line, "" when nothing is known."""
+    return printable("  ".join(_figures(state, _HOST_FIGURES)))
+
+
+def _figures(state: Mapping[str, Any], wanted: tuple[tuple[str, str], ...]) -> list[str]:
+    texts: list[str] = []
+    for key, form in wanted:
+        value = state.get(key)
+        if not isinstance(value, int | float):
+            continue
+        text = form.format(value)
+        total = state.get(key.replace("_used_", "_total_"))
+        if "_used_" in key and isinstance(total, int | float):
+            text = text.removesuffix(" GB") + f"/{total:.0f} GB"
+        texts.append(text)
+    return texts

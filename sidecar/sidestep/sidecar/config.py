@@ -1,0 +1,126 @@
+"""The daemon's settings: argument, then environment, then the file's `sidecar:` block, then default."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from sidestep.proto import SidestepError
+from sidestep.proto.paths import state_dir as default_state_dir
+
+
+class ConfigurationError(SidestepError, ValueError):
+    """The configuration cannot be used as it is."""
+
+
+class SidecarSettings(BaseSettings):
+    """What can be set, under `sidecar:` in the file or as `SIDESTEP_<NAME>` in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="SIDESTEP_", extra="forbid", frozen=True)
+
+    endpoint: str | None = Field(
+        None, description="A further ZeroMQ address to listen at: ipc://PATH or tcp://127.0.0.1:PORT."
+    )
+    state_dir: Path = Field(
+        default_factory=lambda: Path(default_state_dir(os.environ, os.path.expanduser("~"))),
+        description="Where the journal and the sinks' cursors are. On a local disk, never on NFS.",
+    )
+    journal_sync: Literal["normal", "full"] = Field(
+        "normal", description="full: fsync at each commit, to survive a power cut."
+    )
+    credit_mb: int = Field(8, ge=1, le=1024, description="Unacknowledged MiB that a client may send.")
+    max_clients: int = Field(1024, ge=1, description="Clients that are served at once.")
+    history_mb: int = Field(
+        64, ge=0, description="MiB of what is written everywhere that are kept, for tail --history."
+    )
+    sample_interval_s: float = Field(
+        10.0, gt=0, description="Seconds between two system/* values of a run."
+    )
+    drain_timeout_s: float = Field(
+        60.0, ge=0, description="Seconds that stop and SIGTERM wait for the sinks."
+    )
+    idle_s: float = Field(
+        3.0, ge=0, description="Seconds after its last client that a daemon leaves which a client started."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment alone: `load` puts the file below it and the arguments above."""
+        return (init_settings, env_settings)
+
+
+def load(path: str | None, environ: Mapping[str, str], **arguments: Any) -> SidecarSettings:
+    """Read the settings.
+
+    Args:
+        path: the file; None for the one that `SIDESTEP_CONFIG` names, if any.
+        environ: the environment.
+        arguments: settings that were given as arguments; None means not given.
+
+    Raises:
+        ConfigurationError: a key is unknown or a value wrong; says which, and the nearest key.
+    """
+    block = _block(path or environ.get("SIDESTEP_CONFIG"))
+    for key in block:
+        if key not in SidecarSettings.model_fields:
+            near = get_close_matches(key, SidecarSettings.model_fields, 1, 0.0)[0]
+            raise ConfigurationError(f"sidecar: unknown key {key!r}; did you mean {near!r}?")
+    below = {k: v for k, v in block.items() if f"SIDESTEP_{k.upper()}" not in environ}
+    above = {k: v for k, v in arguments.items() if v is not None}
+    try:
+        settings = SidecarSettings(**{**below, **above})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(f"sidecar.{where}: {first['msg']} (got {first['input']!r})") from None
+    if settings.endpoint:
+        _check_endpoint(settings.endpoint)
+    return settings
+
+
+def _block(path: str | None) -> dict[str, Any]:
+    if not path:
+        return {}
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            whole: Any = yaml.safe_load(file) or {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"cannot read the configuration {path!r}: {error}") from None
+    if not isinstance(whole, dict):
+        raise ConfigurationError(f"{path}: expected the blocks `logging:` and `sidecar:`")
+    for key in cast("dict[str, Any]", whole):
+        if key not in ("logging", "sidecar"):
+            near = get_close_matches(str(key), ("logging", "sidecar"), 1, 0.0)[0]
+            raise ConfigurationError(f"{path}: unknown key {key!r}; did you mean {near!r}?")
+    block: Any = cast("dict[str, Any]", whole).get("sidecar") or {}
+    if not isinstance(block, dict):
+        raise ConfigurationError(f"{path}: sidecar must be a mapping")
+    return cast("dict[str, Any]", block)
+
+
+def _check_endpoint(endpoint: str) -> None:
+    if endpoint.startswith("ipc://"):
+        return
+    host = endpoint.removeprefix("tcp://").rpartition(":")[0]
+    if not endpoint.startswith("tcp://"):
+        raise ConfigurationError(f"endpoint {endpoint!r} must begin with ipc:// or tcp://")
+    if host not in ("127.0.0.1", "localhost", "[::1]"):
+        raise ConfigurationError(
+            f"endpoint {endpoint!r}: TCP without keys is for loopback only, such as "
+            "tcp://127.0.0.1:5790"
+        )

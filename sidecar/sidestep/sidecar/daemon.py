@@ -1,0 +1,452 @@
+"""The daemon: wires ingest, sinks, deriver, feed and samplers, and knows when to leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+import zmq
+
+from sidestep.proto.paths import RuntimePaths, outbox_dirs
+
+from . import history, status
+from .config import SidecarSettings
+from .derive.worker import start_message
+from .drain import Drain
+from .feed import Feed
+from .ingest import DERIVER, ClientEntry, DaemonPoints, Ingest, Limits, RunEntry
+from .journal import Journal, JournalReader
+from .lock import DaemonLock, held
+from .processes import Child
+from .sampling import Sampling
+from .supervisor import Supervisor
+
+_TICK_MS: Final = 100
+_READY_S: Final = 30.0
+_FIRST_CLIENT_S: Final = 20.0
+"""How long a daemon that a client started waits for its first client."""
+
+_HISTORY_POINTS: Final = 10_000
+_MAX_DRAINS: Final = 1000
+
+
+class Daemon:
+    """One per node and user. Construct, `start`, `serve`.
+
+    Args:
+        paths: the runtime directory.
+        settings: the configuration.
+        leave_when_idle: end after the last client has gone and everything is written.
+        version: this program's version.
+        log: says something to the log.
+    """
+
+    def __init__(
+        self,
+        paths: RuntimePaths,
+        settings: SidecarSettings,
+        *,
+        leave_when_idle: bool,
+        version: str,
+        log: Callable[[str], None],
+    ) -> None:
+        self._paths = paths
+        self._settings = settings
+        self._leave_when_idle = leave_when_idle
+        self._version = version
+        self._log = log
+        self._started = time.monotonic()
+        self._state = "starting"
+        self._lock = DaemonLock(paths)
+        self._state_dir = str(settings.state_dir)
+        self._journal_path = os.path.join(self._state_dir, "journal.sqlite")
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._drains: dict[int, Drain] = {}
+        self._idle_since: float | None = None
+        self._stop_by: float | None = None
+        self._stop_drain: Drain | None = None
+        self._had_client = False
+
+    # --- beginning ---------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Open the journal, listen, and say so in the lock.
+
+        Raises:
+            SidestepError, OSError, sqlite3.Error, zmq.ZMQError: it cannot work like this.
+        """
+        _raise_file_limit()
+        umask = os.umask(0o077)
+        cursors = os.path.join(self._state_dir, "cursors")
+        os.makedirs(cursors, mode=0o700, exist_ok=True)
+        self._ingest = Ingest(
+            self._context,
+            self._endpoints(),
+            self._open_journal,
+            outbox_dirs(self._paths, self._state_dir, os.getuid()),
+            Limits(self._settings.credit_mb << 20, self._settings.max_clients),
+            self._committed,
+            self._log,
+        )
+        self._feed: Feed | None = None
+        self._ingest.start()
+        if not self._ingest.ready.wait(_READY_S):
+            raise TimeoutError(f"the journal {self._journal_path} did not open in {_READY_S} s")
+        if self._ingest.failed is not None:
+            raise self._ingest.failed
+        self._reader = JournalReader(self._journal_path)
+        self._supervisor = Supervisor(self._journal_path, cursors, umask, self._log)
+        self._deriver = Child(
+            ["sidestep.sidecar.derive.worker"], lambda: start_message(self._journal_path)
+        )
+        self._deriver_told: dict[int, int] = {}
+        self._sampling = Sampling(
+            self._settings.sample_interval_s, self._ingest.submit, socket.gethostname()
+        )
+        self._feed = Feed(
+            self._context,
+            self._paths.feed_endpoint,
+            self._journal_path,
+            self._ingest.daemon_id,
+            self.status,
+            self._run_names,
+        )
+        self._feed.rows(self._ingest.snapshot.last_row)
+        self._feed.start()
+        self._control = self._context.socket(zmq.ROUTER)
+        self._control.setsockopt(zmq.LINGER, 0)
+        self._control.setsockopt(zmq.MAXMSGSIZE, 1 << 20)
+        self._control.bind(self._paths.control_endpoint)
+        self._state = "running"
+        _remove(self._paths.stopped)
+        self._lock.announce(
+            {**self._identity(), "control": self._paths.control_endpoint}
+            | {"feed": self._paths.feed_endpoint, "daemon_id": self._ingest.daemon_id}
+        )
+
+    def _endpoints(self) -> list[str]:
+        own = self._paths.data_endpoint
+        other = self._settings.endpoint
+        return [own, other] if other and other != own else [own]
+
+    def _open_journal(self) -> Journal:
+        return Journal(
+            self._journal_path,
+            full_sync=self._settings.journal_sync == "full",
+            history_bytes=self._settings.history_mb << 20,
+            log=self._log,
+        )
+
+    # --- the loop ------------------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Work until stopped, by a signal, by a request, or because nobody is left."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._signalled)
+        try:
+            while not self._over():
+                self._once()
+        finally:
+            self._close()
+
+    def _once(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._control, zmq.POLLIN)
+        poller.register(self._wake_read, zmq.POLLIN)
+        heard: dict[int, Callable[[], None]] = {self._wake_read: self._drain_wake}
+        for sink in self._supervisor.children():
+            heard[sink.child.fileno()] = lambda sink=sink: self._supervisor.hear(
+                sink, self._ingest.snapshot
+            )
+        if self._deriver.running:
+            heard[self._deriver.fileno()] = self._hear_deriver
+        if self._sampling.fileno() >= 0:
+            heard[self._sampling.fileno()] = self._sampling.hear
+        for fd in heard:
+            poller.register(fd, zmq.POLLIN)
+        for ready, _ in poller.poll(_TICK_MS):
+            if ready is self._control:
+                self._answer()
+            else:
+                heard[cast("int", ready)]()
+        self._tick()
+
+    def _tick(self) -> None:
+        snapshot = self._ingest.snapshot
+        live = self._live_runs()
+        if live:
+            self._had_client = True
+            self._sampling.start()
+        self._supervisor.tick(snapshot, {run.id for run, _ in live})
+        self._tick_deriver()
+        self._sampling.tick(live)
+        passed = {run_id: self._passed(run_id) for run_id in snapshot.runs}
+        if passed != getattr(self, "_trimmed", None):
+            self._trimmed = passed
+            self._ingest.trim(passed)
+        for drain in self._drains.values():
+            if not drain.done:
+                drain.advance(snapshot, self._supervisor, {run.id for run, _ in live})
+        if not self._ingest.is_alive() and self._stop_by is None:
+            self._log("ingest has ended unexpectedly; the daemon leaves")
+            self._stop_by = 0.0
+
+    def _live_runs(self) -> list[tuple[RunEntry, ClientEntry]]:
+        """Live runs, each with its client of the lowest rank."""
+        snapshot = self._ingest.snapshot
+        found: dict[int, ClientEntry] = {}
+        for entry in snapshot.clients:
+            if entry.row.state == "live":
+                best = found.get(entry.row.run_id)
+                if best is None or entry.row.rank < best.row.rank:
+                    found[entry.row.run_id] = entry
+        return [(snapshot.runs[run], entry) for run, entry in found.items()]
+
+    def _passed(self, run_id: int) -> int:
+        """The row up to which everybody who reads a run has come."""
+        snapshot = self._ingest.snapshot
+        run = snapshot.runs[run_id]
+        row = self._supervisor.passed(run_id, snapshot)
+        if run.derived_row is not None and run.derived_row < run.to_derive_row:
+            row = min(row, run.derived_row)
+        return row
+
+    # --- the deriver ---------------------------------------------------------------------------
+
+    def _tick_deriver(self) -> None:
+        for run in self._ingest.snapshot.runs.values():
+            if run.derived_row is None or run.derived_row >= run.to_derive_row:
+                continue
+            if self._deriver.ensure():
+                self._deriver_told.clear()
+            if self._deriver.running and self._deriver_told.get(run.id) != run.to_derive_row:
+                self._deriver_told[run.id] = run.to_derive_row
+                self._deriver.tell({"op": "rows", "run_id": run.id, "after": run.derived_row})
+
+    def _hear_deriver(self) -> None:
+        messages = self._deriver.hear()
+        if messages is None:
+            self._log(f"the deriver ended with code {self._deriver.last_exit}; it starts again")
+            return
+        for message in messages:
+            scalars = [(int(step), int(ns), values) for step, ns, values in message["scalars"]]
+            self._ingest.submit(
+                DaemonPoints(
+                    int(message["run_id"]),
+                    DERIVER,
+                    scalars=scalars,
+                    derived_row=int(message["row"]),
+                )
+            )
+
+    # --- requests --------------------------------------------------------------------------------
+
+    def _answer(self) -> None:
+        identity, *frames = self._control.recv_multipart()
+        try:
+            request = json.loads(frames[-1]) if frames else {}
+            reply = self._reply(cast("dict[str, Any]", request))
+        except Exception as error:  # a bad request must not end the daemon
+            reply = {"error": f"{type(error).__name__}: {error}"}
+        try:
+            envelope = [identity, *frames[:-1], json.dumps(reply).encode()]
+            self._control.send_multipart(envelope, zmq.DONTWAIT)
+        except zmq.ZMQError:
+            pass  # the asker has gone
+
+    def _reply(self, request: dict[str, Any]) -> dict[str, Any]:
+        match request.get("op"):
+            case "hello":
+                return {**self._identity(), "daemon_id": self._ingest.daemon_id}
+            case "status":
+                return self.status()
+            case "drain":
+                return self._reply_drain(request.get("token"))
+            case "history":
+                return self._reply_history(request)
+            case "stop":
+                self._begin_stop(now=bool(request.get("now")), by_user=True)
+                return {"ok": True, "pid": os.getpid()}
+            case op:
+                return {"error": f"unknown request {op!r}"}
+
+    def _reply_drain(self, token: Any) -> dict[str, Any]:
+        if token is None:
+            if len(self._drains) >= _MAX_DRAINS:
+                self._drains.pop(next(iter(self._drains)))
+            token = time.monotonic_ns()
+            self._drains[token] = Drain(self._ingest.scan())
+        drain = self._drains.get(token)
+        if drain is None:
+            return {"error": "this drain was asked of another daemon"}
+        drain.advance(
+            self._ingest.snapshot, self._supervisor, {run.id for run, _ in self._live_runs()}
+        )
+        return drain.reply(token)
+
+    def _reply_history(self, request: dict[str, Any]) -> dict[str, Any]:
+        snapshot = self._ingest.snapshot
+        names = self._run_names()
+        run = request.get("run")
+        after = request.get("after")
+        points = history.history(
+            self._reader,
+            names,
+            run=run,
+            globs=[str(glob) for glob in request.get("tags") or []],
+            points=min(_HISTORY_POINTS, int(request.get("points") or 0)),
+            after=None if after is None else int(after),
+            until=snapshot.last_row,
+        )
+        clients = status.by_run(snapshot)
+        runs = [
+            {
+                "run": entry.spec.name,
+                "state": status.run_state(clients.get(id, [])),
+                "last_step": entry.last_step,
+            }
+            for id, entry in snapshot.runs.items()
+        ]
+        return {
+            "daemon_id": self._ingest.daemon_id,
+            "row": snapshot.last_row,
+            "run": run,
+            "points": points,
+            "runs": runs,
+        }
+
+    def status(self) -> dict[str, Any]:
+        """What `sidestep status --json` prints."""
+        snapshot = self._ingest.snapshot
+        gpus, host = self._sampling.status()
+        uptime = round(time.monotonic() - self._started, 3)
+        return {
+            "daemon": {
+                **self._identity(),
+                "state": self._state,
+                "uptime_s": uptime,
+                "journal_rows": snapshot.last_row,
+                "storage_error": snapshot.storage_error,
+                "refused_frames": snapshot.refused_frames,
+            },
+            "runs": status.runs(snapshot, self._supervisor.sinks, self._supervisor.lag),
+            "gpus": gpus,
+            "host": host,
+        }
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "pid": os.getpid(),
+            "version": self._version,
+            "endpoint": self._settings.endpoint or self._paths.data_endpoint,
+            "state_dir": self._state_dir,
+        }
+
+    def _run_names(self) -> dict[int, str]:
+        return {id: run.spec.name for id, run in self._ingest.snapshot.runs.items()}
+
+    # --- leaving -----------------------------------------------------------------------------------
+
+    def _signalled(self, number: int, _frame: object) -> None:
+        # The second signal is from somebody who does not want to wait.
+        self._begin_stop(now=self._stop_by is not None, by_user=number == signal.SIGTERM)
+
+    def _begin_stop(self, *, now: bool, by_user: bool) -> None:
+        if self._state == "running":
+            self._log("stopping" if now else "stopping: what is journalled is written first")
+        self._state = "stopping"
+        timeout = 0.0 if now else self._settings.drain_timeout_s
+        self._stop_by = time.monotonic() + timeout
+        if by_user and self._live_runs():
+            # Clients that run on would start another daemon at once.
+            with open(self._paths.stopped, "w", encoding="utf-8"):
+                pass
+        if self._stop_drain is None and not now:
+            self._stop_drain = Drain(self._ingest.scan())
+            self._drains[time.monotonic_ns()] = self._stop_drain
+
+    def _over(self) -> bool:
+        if self._stop_by is not None:
+            drain = self._stop_drain
+            over = drain is not None and (drain.done or drain.failed is not None)
+            return over or time.monotonic() >= self._stop_by
+        return self._leave_when_idle and self._idle()
+
+    def _idle(self) -> bool:
+        """Whether nobody needs this daemon any more, for a while already."""
+        now = time.monotonic()
+        snapshot = self._ingest.snapshot
+        patience = self._settings.idle_s if self._had_client else _FIRST_CLIENT_S
+        behind = any(
+            sink.child.running or (self._supervisor.lag(sink, snapshot) and sink.state != "failed")
+            for sink in self._supervisor.sinks()
+        )
+        deriving = any(
+            run.derived_row is not None and run.derived_row < run.to_derive_row
+            for run in snapshot.runs.values()
+        )
+        busy = self._live_runs() or behind or deriving or snapshot.adopting
+        if busy or held(self._paths.holders):
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = now
+        return self._idle_since is not None and now - self._idle_since > patience
+
+    def _close(self) -> None:
+        self._state = "stopping"
+        self._ingest.stop()
+        if self._feed is not None:
+            self._feed.stop()
+            self._feed.join(2.0)
+        self._ingest.join(10.0)
+        live = {run.id for run, _ in self._live_runs()}
+        for sink in self._supervisor.children():
+            sink.closing = True
+            sink.child.tell({"op": "close", "finished": sink.run_id not in live})
+        left_s = max(3.0, (self._stop_by or 0.0) - time.monotonic())
+        deadline = time.monotonic() + left_s
+        for sink in list(self._supervisor.children()):
+            if not sink.child.reap(max(0.0, deadline - time.monotonic())):
+                self._log(f"{sink.name} of run {sink.spec.name!r} did not close: killed")
+                sink.child.kill()
+        self._deriver.kill()
+        self._sampling.stop()
+        self._control.close(linger=0)
+        self._reader.close()
+        self._context.destroy(linger=0)
+        self._lock.release()
+        self._log("stopped")
+
+    # --- other threads call these ------------------------------------------------------------------
+
+    def _committed(self, newest: int) -> None:
+        if self._feed is not None:
+            self._feed.rows(newest)
+        try:
+            os.write(self._wake_write, b"\0")
+        except BlockingIOError:
+            pass  # it is awake
+
+    def _drain_wake(self) -> None:
+        os.read(self._wake_read, 65536)
+
+
+def _raise_file_limit() -> None:
+    """ZeroMQ's listener aborts the process when it has no descriptor left for a client."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else 65536
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, 65536), hard))
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass

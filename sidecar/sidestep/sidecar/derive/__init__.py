@@ -1,0 +1,1 @@
+"""What the daemon computes from what was sent: spectra of representations."""

@@ -1,0 +1,72 @@
+"""When is everything written? A question with stages, asked until the answer is yes.
+
+What was journalled when the question was first asked; before that, the outboxes of clients that
+are dead already; after that, what the deriver makes of it; then every sink; then the sinks of runs
+that have ended are closed, so that their files are complete.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .ingest import Snapshot
+from .supervisor import SinkHandle, Supervisor
+
+
+@dataclass(slots=True)
+class Drain:
+    """One question. `advance` is called until `done` or `failed`.
+
+    Attributes:
+        scan: the scan for dead outboxes that must be over.
+        done: everything is written.
+        failed: why it never will be, as a sentence.
+        pending: (sink, records) that are still to be written.
+    """
+
+    scan: int
+    done: bool = False
+    failed: str | None = None
+    pending: list[tuple[SinkHandle, int]] = field(default_factory=list[tuple[SinkHandle, int]])
+    _derive_to: dict[int, int] | None = None
+    _totals: dict[int, int] | None = None
+
+    def advance(self, snapshot: Snapshot, supervisor: Supervisor, live_runs: set[int]) -> None:
+        """Look again."""
+        if snapshot.scans < self.scan or snapshot.adopting or snapshot.storage_error:
+            return
+        if self._derive_to is None:
+            self._derive_to = {
+                id: run.to_derive_row
+                for id, run in snapshot.runs.items()
+                if run.derived_row is not None
+            }
+        if self._totals is None:
+            derived = {id: run.derived_row or 0 for id, run in snapshot.runs.items()}
+            if any(derived.get(run, row) < row for run, row in self._derive_to.items()):
+                return
+            self._totals = dict(snapshot.totals)
+        self.pending = [
+            (sink, max(0, self._totals.get(sink.run_id, 0) - sink.cursor.total))
+            for sink in supervisor.sinks()
+            if self._totals.get(sink.run_id, 0) > sink.cursor.total
+            or (sink.run_id not in live_runs and sink.child.running)
+        ]
+        broken = next((sink for sink, lag in self.pending if lag and sink.state == "failed"), None)
+        if broken is not None:
+            self.failed = f"{broken.name} of run {broken.spec.name!r} cannot work: {broken.error}"
+        self.done = not self.pending
+
+    def reply(self, token: int) -> dict[str, Any]:
+        """What the asker is told."""
+        if self.failed:
+            return {"error": self.failed}
+        return {
+            "token": token,
+            "done": self.done,
+            "pending": [
+                {"run": sink.spec.name, "sink": sink.name, "lag_records": lag}
+                for sink, lag in self.pending
+            ],
+        }

@@ -1,0 +1,458 @@
+"""The journal: the one durable queue between the trainers and the sinks, in SQLite.
+
+One thread writes (ingest); sinks, derivers and the feed read over connections of their own. A row is
+a batch of records as it came; a client's `durable_seq` is stored in the same transaction as its
+rows, which is the whole of deduplication. Rows are numbered without reuse, so a row number is a
+cursor. A row leaves when everybody who must read it has passed it and it is not among the newest
+`history_bytes`, which `tail --history` and a restarted feed read.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import msgpack
+
+from sidestep.proto import RunSpec
+
+SCHEMA_VERSION: Final = 1
+_CHECKPOINT_BYTES: Final = 1 << 20
+_TRIM_ROWS: Final = 2000
+"""Rows that one transaction deletes at most, so that it stays short."""
+
+_VACUUM_PAGES: Final = 256
+"""Pages that go back to the file system when there was little to delete."""
+
+_SCHEMA: Final = """
+CREATE TABLE runs (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL, log_dir TEXT NOT NULL, spec BLOB NOT NULL,
+    created_ns INTEGER NOT NULL, UNIQUE (name, log_dir));
+CREATE TABLE clients (
+    id INTEGER PRIMARY KEY, uuid BLOB NOT NULL UNIQUE, run_id INTEGER NOT NULL REFERENCES runs,
+    rank INTEGER NOT NULL, attempt INTEGER NOT NULL, pid INTEGER NOT NULL,
+    state TEXT NOT NULL, durable_seq INTEGER NOT NULL, dropped INTEGER NOT NULL,
+    lost INTEGER NOT NULL, rejected INTEGER NOT NULL, last_step INTEGER);
+CREATE TABLE tag_sets (
+    client_id INTEGER NOT NULL, id INTEGER NOT NULL, tags BLOB NOT NULL,
+    PRIMARY KEY (client_id, id)) WITHOUT ROWID;
+CREATE TABLE batches (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, run_id INTEGER NOT NULL, client_id INTEGER NOT NULL,
+    records INTEGER NOT NULL, total INTEGER NOT NULL, kinds TEXT NOT NULL, data BLOB NOT NULL);
+CREATE INDEX batches_of_run ON batches (run_id, id);
+CREATE INDEX batches_with_values ON batches (run_id, id) WHERE kinds != '';
+CREATE TABLE cursors (name TEXT NOT NULL, run_id INTEGER NOT NULL, row INTEGER NOT NULL,
+    PRIMARY KEY (name, run_id)) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: `records` records of one client, and how many the run had with it (`total`)."""
+
+    id: int
+    client_id: int
+    records: int
+    total: int
+    data: bytes
+
+
+@dataclass(slots=True)
+class ClientRow:
+    """What the journal knows of a client.
+
+    Attributes:
+        durable_seq: records up to here are journalled or counted as dropped.
+        dropped: those of them that the client dropped.
+        lost: records that the client dropped before they had a number.
+        state: ``"live"``, ``"finished"``, ``"lost"``, or ``"daemon"`` for the daemon's own.
+    """
+
+    id: int
+    uuid: bytes
+    run_id: int
+    rank: int
+    attempt: int
+    pid: int
+    state: str
+    durable_seq: int
+    dropped: int
+    lost: int
+    rejected: int
+    last_step: int | None
+
+
+class Journal:
+    """The writing end. One owner, one thread; every change happens inside `transaction`.
+
+    Args:
+        path: the database file; its directory must exist.
+        full_sync: fsync at every commit (survives a power cut), not only at checkpoints.
+        history_bytes: how much of what is written everywhere is kept.
+        now_ns: wall time in nanoseconds.
+        log: says something to the daemon's log.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        full_sync: bool = False,
+        history_bytes: int = 64 << 20,
+        now_ns: Callable[[], int] = time.time_ns,
+        log: Callable[[str], None] = print,
+    ) -> None:
+        self.path = path
+        self._now_ns = now_ns
+        self._history_bytes = history_bytes
+        self._connection = _open_or_quarantine(path, full_sync, log)
+        self._marks: deque[tuple[int, int]] = deque()  # (row, bytes since the mark before it)
+        self._mark_bytes = self._marked_bytes = 0
+        self._floor: int | None = None  # rows up to here are old enough to leave
+        self.last_row = self._number("SELECT seq FROM sqlite_sequence WHERE name = 'batches'")
+        self.totals = self._run_totals()
+
+    # --- transactions --------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Begin a transaction if none is open."""
+        if not self._connection.in_transaction:
+            self._connection.execute("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        """Make everything since `begin` durable."""
+        if self._connection.in_transaction:
+            self._connection.execute("COMMIT")
+
+    def rollback(self) -> None:
+        """Undo everything since `begin`."""
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+        self.last_row = self._number("SELECT seq FROM sqlite_sequence WHERE name = 'batches'")
+        self.totals = self._run_totals()
+
+    def close(self) -> None:
+        """Close the database."""
+        self._connection.close()
+
+    # --- inside a transaction --------------------------------------------------------------
+
+    def put_run(self, spec: RunSpec) -> int:
+        """The id of the run that `spec` describes; the newest description is kept."""
+        data = pack_spec(spec)
+        self._connection.execute(
+            "INSERT INTO runs (name, log_dir, spec, created_ns) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT (name, log_dir) DO UPDATE SET spec = excluded.spec",
+            (spec.name, spec.log_dir, data, self._now_ns()),
+        )
+        return self._number(
+            "SELECT id FROM runs WHERE name = ? AND log_dir = ?", (spec.name, spec.log_dir)
+        )
+
+    def put_client(self, client: ClientRow) -> int:
+        """Insert or update a client; returns its id."""
+        cursor = self._connection.execute(
+            "INSERT INTO clients (uuid, run_id, rank, attempt, pid, state, durable_seq, dropped, "
+            "lost, rejected, last_step) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT (uuid) DO UPDATE SET run_id = excluded.run_id, state = excluded.state, "
+            "durable_seq = excluded.durable_seq, dropped = excluded.dropped, "
+            "lost = excluded.lost, rejected = excluded.rejected, last_step = excluded.last_step "
+            "RETURNING id",
+            (
+                client.uuid,
+                client.run_id,
+                client.rank,
+                client.attempt,
+                client.pid,
+                client.state,
+                client.durable_seq,
+                client.dropped,
+                client.lost,
+                client.rejected,
+                client.last_step,
+            ),
+        )
+        return int(cursor.fetchone()[0])
+
+    def put_tag_set(self, client_id: int, id: int, tags: tuple[str, ...]) -> None:
+        """Store a client's tag set."""
+        self._connection.execute(
+            "INSERT OR REPLACE INTO tag_sets VALUES (?, ?, ?)",
+            (client_id, id, msgpack.packb(tags)),
+        )
+
+    def append(
+        self,
+        run_id: int,
+        client_id: int,
+        records: int,
+        data: bytes | memoryview,
+        kinds: Iterable[str] = (),
+    ) -> int:
+        """Append a row that holds values of `kinds` beside numbers; returns its number."""
+        total = self.totals.get(run_id, 0) + records
+        cursor = self._connection.execute(
+            "INSERT INTO batches (run_id, client_id, records, total, kinds, data) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (run_id, client_id, records, total, _kinds_text(kinds), data),
+        )
+        self.totals[run_id] = total
+        self.last_row = cast("int", cursor.lastrowid)
+        self._mark_bytes += len(data)
+        if self._mark_bytes >= _CHECKPOINT_BYTES:
+            self._marks.append((self.last_row, self._mark_bytes))
+            self._marked_bytes += self._mark_bytes
+            self._mark_bytes = 0
+        return self.last_row
+
+    def put_cursor(self, name: str, run_id: int, row: int) -> None:
+        """Store how far a deriver has come, with what it made."""
+        self._connection.execute(
+            "INSERT OR REPLACE INTO cursors VALUES (?, ?, ?)", (name, run_id, row)
+        )
+
+    def trim(self, passed: Mapping[int, int]) -> bool:
+        """Delete rows that everybody has passed and that are not recent history.
+
+        Args:
+            passed: run id to the row up to which all its readers have come.
+
+        Returns:
+            Whether there may be more to delete.
+        """
+        if self._floor is None:
+            self._floor = self._first_floor()
+        while self._marks and self._marked_bytes - self._marks[0][1] >= self._history_bytes:
+            row, nbytes = self._marks.popleft()
+            self._marked_bytes -= nbytes
+            self._floor = row
+        more = False
+        for run_id, row in passed.items():
+            cursor = self._connection.execute(
+                "DELETE FROM batches WHERE id IN (SELECT id FROM batches WHERE run_id = ? "
+                # The newest row stays: it carries the run's total.
+                "AND id <= ? AND id < (SELECT MAX(id) FROM batches WHERE run_id = ?) "
+                "ORDER BY id LIMIT ?)",
+                (run_id, min(row, self._floor), run_id, _TRIM_ROWS),
+            )
+            more = more or cursor.rowcount == _TRIM_ROWS
+        if not more:
+            self._connection.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
+        return more
+
+    def _first_floor(self) -> int:
+        """The newest row that is not recent history, of what an earlier daemon left."""
+        nbytes = 0
+        cursor = self._connection.execute("SELECT id, length(data) FROM batches ORDER BY id DESC")
+        for row, size in cursor:
+            nbytes += size
+            if nbytes > self._history_bytes:
+                return int(row)
+        return 0
+
+    # --- reading ---------------------------------------------------------------------------
+
+    def cursors(self, name: str) -> dict[int, int]:
+        """How far a deriver has come in each run that has something for it."""
+        rows = self._connection.execute("SELECT run_id, row FROM cursors WHERE name = ?", (name,))
+        return {int(run_id): int(row) for run_id, row in rows}
+
+    def newest_row_with(self, run_id: int, kind: str) -> int:
+        """The newest row of a run that holds a value of `kind`, or 0."""
+        sql = "SELECT max(id) FROM batches WHERE run_id = ? AND kinds != '' AND instr(kinds, ?)"
+        found = self._connection.execute(sql, (run_id, _kinds_text([kind]))).fetchone()
+        return int(found[0] or 0)
+
+    def clients(self) -> list[ClientRow]:
+        """All clients."""
+        rows = self._connection.execute(
+            "SELECT id, uuid, run_id, rank, attempt, pid, state, durable_seq, dropped, lost, "
+            "rejected, last_step FROM clients"
+        )
+        return [ClientRow(*row) for row in rows]
+
+    def runs(self) -> dict[int, RunSpec]:
+        """All runs by their ids."""
+        return _read_runs(self._connection)
+
+    def tag_counts(self, client_id: int) -> dict[int, int]:
+        """How many tags each of a client's tag sets has."""
+        rows = self._connection.execute(
+            "SELECT id, tags FROM tag_sets WHERE client_id = ?", (client_id,)
+        )
+        return {int(id): len(msgpack.unpackb(tags)) for id, tags in rows}
+
+    def tag_set_ids(self, client_id: int) -> dict[tuple[str, ...], int]:
+        """The ids of a client's tag sets."""
+        rows = self._connection.execute(
+            "SELECT id, tags FROM tag_sets WHERE client_id = ?", (client_id,)
+        )
+        return {tuple(msgpack.unpackb(tags)): int(id) for id, tags in rows}
+
+    def _number(self, sql: str, parameters: tuple[object, ...] = ()) -> int:
+        found = self._connection.execute(sql, parameters).fetchone()
+        return int(found[0]) if found else 0
+
+    def _run_totals(self) -> dict[int, int]:
+        # The newest row of each run, found through the index.
+        rows = self._connection.execute(
+            "SELECT runs.id, (SELECT total FROM batches WHERE run_id = runs.id "
+            "ORDER BY id DESC LIMIT 1) FROM runs"
+        )
+        return {int(run): int(total or 0) for run, total in rows}
+
+
+class JournalReader:
+    """A reading end, for one thread of any process.
+
+    Args:
+        path: the database file that the daemon writes.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._connection = sqlite3.connect(
+            f"file:{_quoted(path)}?mode=ro", uri=True, isolation_level=None, timeout=10
+        )
+        self._tag_sets: dict[int, dict[int, tuple[str, ...]]] = {}
+
+    def rows(
+        self,
+        after: int,
+        run_id: int | None = None,
+        *,
+        kind: str | None = None,
+        max_bytes: int = 4 << 20,
+        until: int | None = None,
+    ) -> list[Row]:
+        """Rows after row `after`, in order, until they have `max_bytes` together (at least one).
+
+        Read in one go: a long read would keep the write-ahead log from shrinking.
+        """
+        sql = "SELECT id, client_id, records, total, data FROM batches WHERE id > ?"
+        parameters: list[int | str] = [after]
+        if until is not None:
+            sql, parameters = sql + " AND id <= ?", [*parameters, until]
+        if run_id is not None:
+            sql, parameters = sql + " AND run_id = ?", [*parameters, run_id]
+        if kind is not None:
+            sql += " AND kinds != '' AND instr(kinds, ?)"
+            parameters = [*parameters, _kinds_text([kind])]
+        found: list[Row] = []
+        nbytes = 0
+        cursor = self._connection.execute(sql + " ORDER BY id", parameters)
+        try:
+            for values in cursor:
+                found.append(Row(*values))
+                nbytes += len(found[-1].data)
+                if nbytes >= max_bytes:
+                    break
+        finally:
+            cursor.close()
+        return found
+
+    def tag_sets(self, client_id: int, refresh: bool = False) -> Mapping[int, tuple[str, ...]]:
+        """A client's tag sets; asks the database again only with `refresh`."""
+        known = self._tag_sets.get(client_id)
+        if known is None or refresh:
+            rows = self._connection.execute(
+                "SELECT id, tags FROM tag_sets WHERE client_id = ?", (client_id,)
+            )
+            known = self._tag_sets[client_id] = {
+                int(id): tuple(msgpack.unpackb(tags)) for id, tags in rows
+            }
+        return known
+
+    def run_of_client(self, client_id: int) -> int:
+        """The run of a client."""
+        found = self._connection.execute(
+            "SELECT run_id FROM clients WHERE id = ?", (client_id,)
+        ).fetchone()
+        return int(found[0]) if found else 0
+
+    def runs(self) -> dict[int, RunSpec]:
+        """All runs by their ids."""
+        return _read_runs(self._connection)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+def pack_spec(spec: RunSpec) -> bytes:
+    """A run's description as it is stored."""
+    fields: dict[str, Any] = {
+        "name": spec.name,
+        "log_dir": spec.log_dir,
+        "tensorboard": spec.tensorboard,
+        "wandb": None if spec.wandb is None else dict(spec.wandb),
+        "config": dict(spec.config),
+        "tags": list(spec.tags),
+    }
+    return cast("bytes", msgpack.packb(fields))
+
+
+def unpack_spec(data: bytes) -> RunSpec:
+    """A run's description as it was stored."""
+    fields = cast("dict[str, Any]", msgpack.unpackb(data))
+    return RunSpec(**{**fields, "tags": tuple(fields["tags"])})
+
+
+def _open_or_quarantine(path: str, full_sync: bool, log: Callable[[str], None]) -> sqlite3.Connection:
+    try:
+        return _open(path, full_sync)
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError):
+            raise  # the disk or its rights, not the file's content
+        aside = f"{path}.damaged-{time.strftime('%Y%m%d-%H%M%S')}"
+        log(f"journal {path} is damaged ({error}): kept as {aside}, starting a new one")
+        for suffix in ("", "-wal", "-shm"):
+            if os.path.exists(path + suffix):
+                os.rename(path + suffix, aside + suffix)
+        return _open(path, full_sync)
+
+
+def _open(path: str, full_sync: bool) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA page_size = 8192")
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA synchronous = {'FULL' if full_sync else 'NORMAL'}")
+        connection.execute("PRAGMA wal_autocheckpoint = 1000")
+        connection.execute("PRAGMA journal_size_limit = 16777216")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        elif version != SCHEMA_VERSION:
+            raise sqlite3.DatabaseError(f"version {version} of the journal, not {SCHEMA_VERSION}")
+        connection.execute("SELECT count(*) FROM sqlite_sequence").fetchone()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _kinds_text(kinds: Iterable[str]) -> str:
+    """Kinds as one text in which a kind can be found by its delimiters."""
+    return "".join(f",{kind}," for kind in sorted(kinds))
+
+
+def _read_runs(connection: sqlite3.Connection) -> dict[int, RunSpec]:
+    rows = connection.execute("SELECT id, spec FROM runs ORDER BY id")
+    return {int(id): unpack_spec(spec) for id, spec in rows}
+
+
+def _quoted(path: str) -> str:
+    return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+
+
+def rows_iterator(reader: JournalReader, after: int, until: int) -> Iterator[Row]:
+    """All rows after `after` up to `until`, a few megabytes at a time."""
+    while rows := reader.rows(after, until=until):
+        yield from rows
+        after = rows[-1].id

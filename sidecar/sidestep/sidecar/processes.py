@@ -1,0 +1,135 @@
+"""A child process at the other end of a channel: started, watched, restarted with backoff."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from .channel import Channel, ChannelClosed
+
+_BACKOFF_FIRST_S: Final = 0.25
+_BACKOFF_LAST_S: Final = 30.0
+_HEALTHY_S: Final = 30.0
+"""A process that lived so long starts without delay the next time."""
+
+
+class Child:
+    """One child process, which this object starts again whenever it is wanted and has died.
+
+    Args:
+        arguments: what follows ``python -m``; the channel's descriptor is appended.
+        greet: what the process is told first, each time it starts.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        greet: Callable[[], dict[str, Any]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._arguments = list(arguments)
+        self._greet = greet
+        self._clock = clock
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: Channel | None = None
+        self._started = 0.0
+        self._failures = 0
+        self._not_before = 0.0
+        self.last_exit: int | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a process."""
+        return self._channel is not None
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id."""
+        return self._process.pid if self._process is not None else None
+
+    def fileno(self) -> int:
+        """The channel's descriptor, while `running`."""
+        assert self._channel is not None
+        return self._channel.fileno()
+
+    def ensure(self) -> bool:
+        """Start the process if it is not there and its pause is over; whether it was started."""
+        now = self._clock()
+        if self.running or now < self._not_before:
+            return False
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", *self._arguments, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            )
+        # A worker that does not read must not stop the daemon.
+        ours.setblocking(False)
+        self._channel = Channel(ours)
+        self._started = now
+        self.tell(self._greet())
+        return True
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """Send a message, if there is a process and it reads."""
+        if self._channel is not None:
+            try:
+                self._channel.send(message)
+            except ChannelClosed:
+                pass  # `hear` will see the end of file
+
+    def hear(self) -> list[dict[str, Any]] | None:
+        """What it said; None when it has gone, which begins the pause before the next start."""
+        if self._channel is None:
+            return None
+        try:
+            return self._channel.receive()
+        except ChannelClosed:
+            self._ended()
+            return None
+
+    def kill(self) -> None:
+        """End the process at once."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._ended()
+
+    def reap(self, timeout_s: float) -> bool:
+        """Wait for a process that was told to end; whether it has."""
+        if self._process is None:
+            return True
+        try:
+            self.last_exit = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        self._drop()
+        return True
+
+    def _ended(self) -> None:
+        now = self._clock()
+        assert self._process is not None
+        try:
+            self.last_exit = self._process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()  # it closed its channel and goes on: no use to anybody
+            self.last_exit = self._process.wait()
+        self._failures = 1 if now - self._started > _HEALTHY_S else self._failures + 1
+        if self.last_exit == 0:
+            self._failures = 0
+        pause = min(_BACKOFF_LAST_S, _BACKOFF_FIRST_S * 2 ** min(self._failures, 16))
+        self._not_before = now + (pause if self._failures else 0.0)
+        self._drop()
+
+    def _drop(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+        self._channel = None
+        self._process = None

@@ -1,0 +1,96 @@
+"""Adds what the machine does to each live run: GPUs, host and the trainer's own process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .ingest import ClientEntry, DaemonPoints, RunEntry
+from .samplers.gpu_host import GpuSampler
+from .samplers.gpu_sample import GpuSample, gpu_scalars
+from .samplers.host import HostSampler
+
+SOURCE = "system"
+
+
+class Sampling:
+    """All samplers; lives in the daemon's main thread.
+
+    Args:
+        interval_s: seconds between two samples of a run.
+        submit: journals points.
+        host_name: this machine's name; processes of other machines' clients are not ours.
+    """
+
+    def __init__(
+        self, interval_s: float, submit: Callable[[DaemonPoints], None], host_name: str
+    ) -> None:
+        self._interval_s = interval_s
+        self._submit = submit
+        self._host_name = host_name
+        self._host = HostSampler()
+        self._gpus = GpuSampler(interval_s)
+        self._latest: GpuSample | None = None
+        self._started = False
+        self._next = 0.0
+        self.host_values: dict[str, float] = {}
+
+    def start(self) -> None:
+        """Begin to sample: with the first run, not before."""
+        if not self._started:
+            self._started = True
+            self._gpus.start()
+            self._host.sample()  # rates count from here
+            self._next = time.monotonic() + min(1.0, self._interval_s)
+
+    def fileno(self) -> int:
+        """The GPU sampler's socket for the poller, or -1."""
+        return self._gpus.fileno()
+
+    def hear(self) -> None:
+        """The GPU sampler has said something."""
+        for sample in self._gpus.on_readable():
+            self._latest = sample
+
+    def tick(self, live: Sequence[tuple[RunEntry, ClientEntry]]) -> None:
+        """Look after the samplers; when it is time, add a sample to each live run.
+
+        Args:
+            live: each live run with the client whose devices and process count (rank 0's).
+        """
+        if not self._started:
+            return
+        self._gpus.tick()
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + self._interval_s
+        self.host_values = self._host.sample()
+        time_ns = time.time_ns()
+        for run, client in live:
+            if run.last_step is None:
+                continue  # nothing was emitted yet: there is no step to carry
+            values = {**self.host_values, **self._of_client(client)}
+            if values:
+                self._submit(
+                    DaemonPoints(run.id, SOURCE, scalars=[(run.last_step, time_ns, values)])
+                )
+
+    def _of_client(self, client: ClientEntry) -> dict[str, float]:
+        values: dict[str, float] = {}
+        if self._latest is not None and self._gpus.status()["gpus"]:
+            values.update(gpu_scalars(self._latest, client.hello.device_uuids))
+        if client.hello.host == self._host_name:
+            values.update(self._host.process_sample(client.hello.pid))
+        return values
+
+    def status(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """GPUs, and the host with the GPU sampler's state, for `status`."""
+        gpu = self._gpus.status()
+        host: dict[str, Any] = {"name": self._host_name, **self.host_values}
+        host["gpu_sampler"] = {key: gpu[key] for key in ("state", "error", "restarts")}
+        return list(gpu["gpus"]), host
+
+    def stop(self) -> None:
+        """End the samplers."""
+        self._gpus.stop()

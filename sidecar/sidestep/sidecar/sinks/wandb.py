@@ -1,0 +1,280 @@
+"""The W&B sink: one W&B run for each run, every step in it, readable whatever dies.
+
+wandb-core, a process that the wandb library starts, takes the rows of history and writes them to a
+``.wandb`` file, in every mode; online it uploads them as well, at a pace of its own. It keeps what
+it has taken in memory for a while and says nothing about it, so a commit reads the file back: when
+`commit` returns, every row is in the file, where neither this process's end nor wandb-core's can
+take it. (The machine's can: wandb-core never calls fsync.)
+
+A restarted worker gets everything after the last commit again. In an offline file, what the dead
+one had written of it is cut off, so that each row is there once. Online it may have been uploaded,
+and then is there twice. What was committed but not uploaded is logged again from the dead worker's
+file: W&B says up to which row it has the run. Each start makes one more ``.wandb`` file, with the
+same run id; ``wandb sync`` makes one run of them, in the order of their starts.
+
+The step is an ordinary metric, ``global_step``, over which all others are drawn: W&B ignores rows
+whose own step goes backwards.
+
+wandb has global state, threads and exit hooks: a process opens one sink, once, and after an error
+leaves by `os._exit`. wandb-core ends by itself within a tenth of a second of this process's death.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from sidestep.proto import Value
+
+from ..points import Points, ScalarBlock
+from .base import SinkContext, SinkState
+from .wandb_file import NO_RECORDS, RecordReader, cut, is_row, rows_before
+from .wandb_rows import Row, RowLog, key_of
+from .wandb_run import FOLDER, WandbError, keeps_up, start_run, without_key
+from .wandb_values import IGNORED, object_of
+
+_BATCH_ROWS: Final = 256
+"""Rows that are handed to wandb-core together."""
+
+_STALL_S: Final = 15.0
+"""How long the file may stay as it is while a commit waits for rows in it."""
+
+_POLL_S: Final = 0.005
+
+_MAX_COMPLAINTS: Final = 100
+
+_FILE: Final = re.compile(rf"{FOLDER}/(offline-)?run-[^/\0]+/run-[^/\0]+\.wandb")
+_UNSAFE: Final = re.compile(r"[^A-Za-z0-9_.-]+")
+
+
+class WandbSink:
+    """Writes one run's points to a W&B run.
+
+    Its state is ``{"file": of the W&B run, from the log directory, "offset": bytes of it that are
+    committed, "online": bool, "closed": bool, "skipped": values that it could not show}``.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Make a sink that is not open yet.
+
+        Args:
+            clock: seconds, never going backwards.
+        """
+        self._clock = clock
+        self._context: SinkContext | None = None
+        self._run: Any = None
+        self._log: RowLog | None = None
+        self._reader: RecordReader | None = None
+        self._rows: list[Row] = []  # not handed over yet; the last one may still grow
+        self._missing = 0  # rows that were handed over and not seen in the file yet
+        self._file = ""
+        self._skipped = 0
+        self._complaints: set[str] = set()
+
+    def open(self, context: SinkContext) -> None:
+        """Start the W&B run, or resume it and make good what a worker that died left undone.
+
+        Raises:
+            WandbError: W&B cannot start the run.
+            OSError: the log directory cannot be written.
+        """
+        self._context = context
+        state = context.state or {}
+        skipped = state.get("skipped")
+        self._skipped = skipped if isinstance(skipped, int) else 0
+        self._run = start_run(context.run, context.log)
+        if self._run is None:
+            return
+        path = str(self._run.settings.sync_file)
+        self._file = os.path.relpath(path, context.run.log_dir)
+        self._reader = RecordReader(path) if keeps_up(self._run) else None
+        self._log = RowLog(self._run)
+        self._make_good(state)
+        context.save(self._state())
+
+    def write(self, points: Iterable[Points]) -> None:
+        """Take points and hand them to wandb-core. Values of one step share a row if they can.
+
+        Raises:
+            WandbError: wandb-core is gone.
+            OSError: a file for an image or a text cannot be written.
+        """
+        if self._log is None:
+            return
+        for point in points:
+            if isinstance(point, ScalarBlock):
+                self._take_block(point)
+            else:
+                self._take_value(point)
+        self._hand_over()
+
+    def commit(self) -> SinkState:
+        """Wait until every row that was written can be read from the run's file.
+
+        Raises:
+            WandbError: wandb-core has stopped writing.
+            OSError: the file is not there any more.
+        """
+        if self._reader is not None:
+            self._await_rows(self._reader)
+        return self._state()
+
+    def close(self, finished: bool) -> None:  # noqa: ARG002  # a W&B run that goes on is resumed
+        """Finish the W&B run: its file is complete then, and online everything is uploaded.
+
+        Raises:
+            WandbError: not everything could be uploaded. It is in the file; the next `open`, with
+                the state of the last commit, sees to it.
+        """
+        if self._run is None or self._context is None:
+            return
+        run, self._run, self._log = self._run, None, None
+        try:
+            run.finish(exit_code=0)
+        except Exception as error:
+            raise WandbError(
+                f"W&B did not take everything ({without_key(error)}); it is kept in "
+                f"{Path(self._context.run.log_dir, self._file)}"
+            ) from None
+        self._context.save({**self._state(), "closed": True})
+        import wandb
+
+        with contextlib.suppress(SystemExit):  # what it does when wandb-core ends in an error
+            wandb.teardown()
+
+    # --- the file ------------------------------------------------------------------------------
+
+    def _state(self) -> SinkState:
+        return {
+            "file": self._file,
+            "offset": None if self._reader is None else self._reader.offset,
+            "online": not self._file.startswith(f"{FOLDER}/offline-"),
+            "closed": False,
+            "skipped": self._skipped,
+        }
+
+    def _await_rows(self, reader: RecordReader) -> None:
+        last_progress = self._clock()
+        while self._missing > 0:
+            records = reader.read()
+            if records:
+                self._missing -= sum(is_row(record) for _, record in records)
+                last_progress = self._clock()
+            elif self._clock() - last_progress < _STALL_S:
+                time.sleep(_POLL_S)
+            else:
+                raise WandbError(
+                    f"wandb-core has written nothing to {self._file} for {_STALL_S:.0f} s, and "
+                    f"{self._missing} rows are missing there; is the disk full?"
+                )
+
+    def _make_good(self, state: SinkState) -> None:
+        """Bring W&B to where the last commit of a worker that died had it."""
+        file, offset = state.get("file"), state.get("offset")
+        if self._context is None or state.get("closed") is not False:
+            return
+        if not isinstance(file, str) or not _FILE.fullmatch(file) or not isinstance(offset, int):
+            return
+        path = Path(self._context.run.log_dir, file)
+        if not path.is_file():
+            self._context.log(f"W&B: {path} is gone, and with it what was not uploaded")
+        elif state.get("online"):
+            self._log_again(path, offset)
+        elif not path.with_name(f"{path.name}.synced").exists():
+            if offset > NO_RECORDS:
+                cut(str(path), offset)
+            else:  # nothing was committed, so that all of it comes again
+                shutil.rmtree(path.parent)
+
+    def _log_again(self, path: Path, end: int) -> None:
+        """Log what was committed to the file at `path` and is not at W&B."""
+        if self._state()["online"] is not True:
+            self._opened().log(
+                f"W&B is offline now; what was not uploaded before is kept in {path.parent}"
+            )
+            return
+        for step, values in rows_before(str(path), end):
+            if step >= self._run.starting_step:
+                row = Row.logged(values)
+                for shown in row.objects.values():
+                    self._upload_again(path.parent / "files", shown)
+                self._rows.append(row)
+                self._hand_over(_BATCH_ROWS)
+        self._hand_over()
+        self.commit()
+
+    def _upload_again(self, folder: Path, shown: object) -> None:
+        name = shown.get("path") if isinstance(shown, dict) else None
+        if isinstance(name, str) and (folder / name).is_file():
+            self._run.save(str(folder / name), base_path=str(folder), policy="now")
+
+    # --- points to rows ------------------------------------------------------------------------
+
+    def _take_block(self, block: ScalarBlock) -> None:
+        keys = [self._key(tag) for tag in block.tags]
+        for start in range(0, len(block.steps), _BATCH_ROWS):
+            part = slice(start, start + _BATCH_ROWS)
+            columns = (block.steps[part].tolist(), block.times_ns[part].tolist())
+            for step, time_ns, values in zip(*columns, block.values[part].tolist(), strict=True):
+                self._row(step, time_ns, keys).numbers.update(zip(keys, values, strict=True))
+            self._hand_over(_BATCH_ROWS)
+
+    def _take_value(self, value: Value) -> None:
+        if value.kind in IGNORED:
+            return
+        try:
+            shown: Any = object_of(value)
+        except ValueError as error:
+            self._skipped += 1
+            self._complain(f"W&B: a value of kind {value.kind!r:.80} is skipped: {error}")
+            return
+        key = self._key(value.tag)
+        if hasattr(shown, "bind_to_run"):
+            # wandb would name the file after the tag, which may be no name for a file.
+            shown.bind_to_run(self._run, _UNSAFE.sub("_", value.tag)[-100:], value.step)
+        self._row(value.step, value.time_ns, [key]).objects[key] = shown
+        self._hand_over(_BATCH_ROWS)
+
+    def _row(self, step: int, time_ns: int, keys: Iterable[str]) -> Row:
+        """The last row if values of `step` under `keys` can be in it, or else a new one."""
+        if not self._rows or not self._rows[-1].takes(step, keys):
+            self._rows.append(Row(step, time_ns / 1e9))
+        self._rows[-1].time_s = time_ns / 1e9
+        return self._rows[-1]
+
+    def _hand_over(self, at_least: int = 0) -> None:
+        """Log all rows; or, if `at_least` so many are complete, those."""
+        count = len(self._rows) - (at_least > 0)
+        if self._log is None or not self._rows or count < at_least:
+            return
+        try:
+            for start in range(0, count, _BATCH_ROWS):
+                self._log.write(self._rows[start : min(start + _BATCH_ROWS, count)])
+        except Exception as error:
+            raise WandbError(f"wandb-core takes no more rows: {without_key(error)}") from error
+        self._missing += count
+        del self._rows[:count]
+
+    # --- said once -----------------------------------------------------------------------------
+
+    def _key(self, tag: str) -> str:
+        key = key_of(tag)
+        if key != tag:
+            self._complain(f"W&B keeps the name {tag!r} for itself: the tag is logged as {key!r}")
+        return key
+
+    def _complain(self, sentence: str) -> None:
+        if sentence not in self._complaints and len(self._complaints) < _MAX_COMPLAINTS:
+            self._complaints.add(sentence)
+            self._opened().log(sentence)
+
+    def _opened(self) -> SinkContext:
+        if self._context is None:
+            raise WandbError("the sink is not open")
+        return self._context

@@ -1,0 +1,77 @@
+"""The daemon's account of itself: what `sidestep status --json` prints."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from .ingest import ClientEntry, RunEntry, Snapshot
+from .supervisor import SinkHandle
+
+
+def run_state(clients: Sequence[ClientEntry]) -> str:
+    """``running`` while a client lives, else ``lost`` if one died, else ``finished``."""
+    states = {entry.row.state for entry in clients}
+    if "live" in states:
+        return "running"
+    return "lost" if "lost" in states else "finished"
+
+
+def by_run(snapshot: Snapshot) -> Mapping[int, list[ClientEntry]]:
+    """The clients of each run."""
+    found: dict[int, list[ClientEntry]] = defaultdict(list)
+    for entry in snapshot.clients:
+        found[entry.row.run_id].append(entry)
+    return found
+
+
+def runs(
+    snapshot: Snapshot,
+    sinks_of: Callable[[int], Sequence[SinkHandle]],
+    lag_of: Callable[[SinkHandle, Snapshot], int],
+) -> list[dict[str, Any]]:
+    """One object for each run, the most recently used last."""
+    clients = by_run(snapshot)
+    return [
+        {
+            **_run(run, clients.get(run_id, [])),
+            "sinks": [
+                {
+                    "name": sink.name,
+                    "state": sink.state,
+                    "lag_records": lag_of(sink, snapshot),
+                    "error": sink.error,
+                    "skipped": sink.skipped,
+                }
+                for sink in sinks_of(run_id)
+            ],
+        }
+        for run_id, run in sorted(snapshot.runs.items())
+    ]
+
+
+def _run(run: RunEntry, clients: Sequence[ClientEntry]) -> dict[str, Any]:
+    return {
+        "run": run.spec.name,
+        "state": run_state(clients),
+        "last_step": run.last_step,
+        "alarm": "OK",
+        "log_dir": run.spec.log_dir,
+        "clients": sum(entry.row.state == "live" for entry in clients),
+        "records": records(clients),
+    }
+
+
+def records(clients: Sequence[ClientEntry]) -> dict[str, int]:
+    """The books of a run: `durable` is exact, the rest is what the clients said last."""
+    durable = dropped = held = rejected = 0
+    for entry in clients:
+        session, books = entry.session, entry.session.books
+        written = session.durable_seq - session.dropped
+        gone = max(books.dropped, session.dropped)
+        durable += written
+        dropped += gone
+        held += max(0, books.emitted - written - gone)
+        rejected += books.rejected
+    return {"durable": durable, "held": held, "dropped": dropped, "rejected": rejected}

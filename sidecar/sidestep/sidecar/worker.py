@@ -1,0 +1,265 @@
+"""A worker: the process in which one sink of one run reads the journal and writes.
+
+It is told what to do over the channel it inherits, and it ends at once when that channel does,
+because then its daemon is dead. A failure of the sink closes it; after a pause that grows to 30 s
+it is opened again from its cursor. Nothing that happens here can delay ingest or another sink.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final, cast
+
+from sidestep.proto import RemoteProtocolError, RunSpec
+
+from . import cursor_file
+from .channel import Channel, ChannelClosed
+from .cursor_file import Cursor
+from .journal import JournalReader, Row, unpack_spec
+from .naming import safe_name
+from .points import Points, read_points
+from .sinks.base import Sink, SinkContext
+
+_BACKOFF_FIRST_S: Final = 0.25
+_BACKOFF_LAST_S: Final = 30.0
+_POLL_S: Final = 1.0
+"""A notification can be missed (a row of another daemon's time); the journal is asked anyway."""
+
+
+def open_sink(name: str) -> Sink:
+    """The sink called `name`; its module is imported only here.
+
+    Raises:
+        ModuleNotFoundError: a package that it needs is missing.
+    """
+    if name == "tensorboard":
+        from .sinks.tensorboard import TensorBoardSink
+
+        return TensorBoardSink()
+    if name == "wandb":
+        from .sinks.wandb import WandbSink
+
+        return WandbSink()
+    raise ValueError(f"unknown sink {name!r}")
+
+
+# W&B's commit is a round trip to its own service; TensorBoard's is one write.
+_INTERVAL_S: Final = {"tensorboard": 0.05, "wandb": 0.5}
+
+
+class Worker:
+    """Reads rows of one run after the cursor, hands them to the sink, commits, stores the cursor.
+
+    Args:
+        sink_name: which sink.
+        run_id: the journal's id of the run.
+        run: the run's description.
+        journal_path: the database.
+        cursor_path: the cursor's file.
+        report: called with what the daemon should know.
+        make_sink: makes the sink, anew after each failure.
+    """
+
+    def __init__(
+        self,
+        sink_name: str,
+        run_id: int,
+        run: RunSpec,
+        journal_path: str,
+        cursor_path: str,
+        report: Callable[[dict[str, Any]], None],
+        make_sink: Callable[[str], Sink] = open_sink,
+    ) -> None:
+        self._name = sink_name
+        self._run_id = run_id
+        self._run = run
+        self._cursor_path = cursor_path
+        self._report = report
+        self._make_sink = make_sink
+        self._reader = JournalReader(journal_path)
+        self._cursor = cursor_file.load(cursor_path)
+        self._sink: Sink | None = None
+        self._skipped = 0
+
+    def serve(self, inbox: queue.SimpleQueue[dict[str, Any]]) -> None:
+        """Work until the daemon says ``close``."""
+        failures = 0
+        self._say("starting")
+        while True:
+            closing: dict[str, Any] | None = None
+            try:
+                closing = self._until_closed(inbox)
+                self._close(bool(closing.get("finished")))
+                return
+            except ModuleNotFoundError as error:
+                extra = "wandb" if self._name == "wandb" else "sidecar"
+                self._say("failed", f"{error}. Run: pip install 'sidestep[{extra}]'")
+                return
+            except Exception as error:
+                failures = failures + 1 if self._sink is None else 1
+                pause = min(_BACKOFF_LAST_S, _BACKOFF_FIRST_S * 2 ** min(failures, 16))
+                traceback.print_exc()
+                self._say("degraded", f"{type(error).__name__}: {error}", pause)
+                self._abandon()
+                if closing is not None or _wait_for_close(inbox, pause):
+                    return
+
+    def _until_closed(self, inbox: queue.SimpleQueue[dict[str, Any]]) -> dict[str, Any]:
+        self._open()
+        closing: dict[str, Any] | None = None
+        while True:
+            started = time.monotonic()
+            while self._copy_some():
+                pass
+            if closing is not None:
+                return closing
+            # Gather what comes in a short while into one commit.
+            pause = _INTERVAL_S.get(self._name, 0.05) - (time.monotonic() - started)
+            closing = _next_news(inbox, max(0.0, pause))
+
+    def _open(self) -> None:
+        sink = self._make_sink(self._name)
+        sink.open(
+            SinkContext(
+                self._run,
+                safe_name(self._run.name),
+                self._cursor.state,
+                self._save_state,
+                lambda text: print(f"{self._name} of run {self._run.name!r}: {text}", flush=True),
+            )
+        )
+        self._sink = sink
+        self._say("ok")
+
+    def _copy_some(self) -> bool:
+        """Write the next rows; whether there were any."""
+        rows = self._reader.rows(self._cursor.row, self._run_id)
+        if not rows:
+            return False
+        assert self._sink is not None
+        for row in rows:
+            self._sink.write(self._points(row))
+        state = self._sink.commit()
+        self._cursor = Cursor(rows[-1].id, rows[-1].total, state)
+        cursor_file.store(self._cursor_path, self._cursor)
+        self._say("ok")
+        return True
+
+    def _points(self, row: Row) -> list[Points]:
+        """A row's points; one that cannot be read is counted, and delays nobody."""
+        for refresh in (False, True):
+            try:
+                return list(read_points(row.data, self._reader.tag_sets(row.client_id, refresh)))
+            except RemoteProtocolError as error:
+                if refresh:
+                    self._skipped += row.records
+                    print(f"journal row {row.id} cannot be read: {error}", flush=True)
+        return []
+
+    def _save_state(self, state: Any) -> None:
+        self._cursor = replace(self._cursor, state=state)
+        cursor_file.store(self._cursor_path, self._cursor)
+
+    def _close(self, finished: bool) -> None:
+        if self._sink is not None:
+            self._sink.close(finished)
+            self._sink = None
+        self._say("closed")
+
+    def _abandon(self) -> None:
+        """After a failure: let go of the sink, whatever state it is in."""
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            try:
+                sink.close(False)
+            except Exception:
+                traceback.print_exc()
+
+    def _say(self, state: str, error: str | None = None, pause_s: float = 0.0) -> None:
+        self._report(
+            {
+                "state": state,
+                "row": self._cursor.row,
+                "total": self._cursor.total,
+                "error": error,
+                "skipped": self._skipped,
+                "retry_in_s": pause_s,
+            }
+        )
+
+
+def _next_news(inbox: queue.SimpleQueue[dict[str, Any]], pause_s: float) -> dict[str, Any] | None:
+    """Wait for news of rows, then `pause_s` more for further ones; the request to close, if any."""
+    news: dict[str, Any] | None = None
+    try:
+        news = inbox.get(timeout=_POLL_S)
+        deadline = time.monotonic() + pause_s
+        while news.get("op") != "close":
+            news = inbox.get(timeout=max(0.0, deadline - time.monotonic()))
+    except queue.Empty:
+        pass
+    return news if news is not None and news.get("op") == "close" else None
+
+
+def _wait_for_close(inbox: queue.SimpleQueue[dict[str, Any]], pause_s: float) -> bool:
+    """Wait out a pause; True when the daemon says ``close`` in it."""
+    deadline = time.monotonic() + pause_s
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            if inbox.get(timeout=left).get("op") == "close":
+                return True
+        except queue.Empty:
+            break
+    return False
+
+
+def _listen(channel: Channel, inbox: queue.SimpleQueue[dict[str, Any]]) -> None:
+    try:
+        while True:
+            for message in channel.receive():
+                inbox.put(message)
+    except ChannelClosed:
+        # The daemon is dead. Whatever the sink is doing, the next worker does it again.
+        os._exit(0)
+
+
+def main() -> None:
+    """Run as a process: ``python -m sidestep.sidecar.worker FD``."""
+    # A terminal's Ctrl-C reaches the whole group; the daemon says when it is time to go.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(channel, inbox), name="channel", daemon=True).start()
+    task = inbox.get()
+    if task.get("op") == "close":
+        return
+    os.umask(int(task["umask"]))
+
+    def report(message: dict[str, Any]) -> None:
+        try:
+            channel.send(message)
+        except ChannelClosed:
+            os._exit(0)
+
+    Worker(
+        str(task["sink"]),
+        int(task["run_id"]),
+        unpack_spec(cast("bytes", task["spec"])),
+        str(task["journal"]),
+        str(task["cursor"]),
+        report,
+    ).serve(inbox)
+
+
+if __name__ == "__main__":
+    main()

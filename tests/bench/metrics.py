@@ -1,0 +1,91 @@
+"""What the tables show: every measured metric with its row, unit, sense and goal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One line of the table.
+
+    Attributes:
+        key: as trials report it; what stands before the first dot is the row that `--rows` names.
+        workload: the workload that measures it.
+        label: what it is, for people.
+        unit: "s", "MB" or "/s"; times are shown in the unit that suits them.
+        goal: what is to be reached, in `unit`; None: nothing was promised.
+        higher_is_better: a rate, not a time.
+    """
+
+    key: str
+    workload: str
+    label: str
+    unit: str = "s"
+    goal: float | None = None
+    higher_is_better: bool = False
+
+    @property
+    def row(self) -> str:
+        """The row that it belongs to."""
+        return self.key.split(".")[0]
+
+    def reached(self, value: float) -> bool | None:
+        """Whether `value` reaches the goal; None without a goal."""
+        if self.goal is None:
+            return None
+        return value >= self.goal if self.higher_is_better else value <= self.goal
+
+    def times_better(self, ours: float, theirs: float) -> float:
+        """How many times better `ours` is than `theirs`."""
+        better, worse = (theirs, ours) if self.higher_is_better else (ours, theirs)
+        return worse / better if better else float("inf")
+
+
+METRICS: Final = (
+    Metric("import", "import", "import of the library", goal=0.060),
+    Metric("open", "burst", "connect (with no daemon running) / open", goal=1.0),
+    Metric("burst.mean", "burst", "emit of 20 numbers, burst: mean", goal=4e-6),
+    Metric("burst.p50", "burst", "… p50"),
+    Metric("burst.p99", "burst", "… p99"),
+    Metric("burst.max", "burst", "… worst"),
+    Metric("paced.mean", "paced", "emit of 20 numbers, every 5 ms: mean", goal=70e-6),
+    Metric("paced.p50", "paced", "… p50"),
+    Metric("paced.p99", "paced", "… p99", goal=150e-6),
+    Metric("paced.max", "paced", "… worst"),
+    Metric("finish", "paced", "finish / close, after that"),
+    Metric("exit", "paced", "from there to the end of the trainer's process"),
+    Metric("stopped.mean", "stopped", "emit of 20 numbers every ms, helpers stopped: mean"),
+    Metric("stopped.p99", "stopped", "… p99"),
+    Metric("stopped.max", "stopped", "… worst", goal=5e-3),
+    Metric("tail.p50", "latency", "emit to a line of `tail --json`: p50"),
+    Metric("tail.p99", "latency", "… p99", goal=0.2),
+    Metric("file.p50", "latency", "emit to the event file: p50"),
+    Metric("file.p99", "latency", "… p99", goal=0.5),
+    Metric(
+        "throughput",
+        "throughput",
+        "scalars per second, emit to file",
+        "/s",
+        3e6,
+        higher_is_better=True,
+    ),
+    Metric("cpu", "throughput", "CPU per million scalars, all processes", goal=0.7),
+    Metric("memory.rss", "throughput", "RSS of all helper processes under load", "MB", goal=150.0),
+    Metric("memory.peak", "throughput", "… sum of their peaks", "MB"),
+    Metric("ready", "ready", "`sidestep serve` to its line that it is ready", goal=0.7),
+    Metric("ready.idle", "ready", "RSS of the daemon then", "MB"),
+    Metric("ready.join", "ready", "connect with the daemon running"),
+    Metric("ready.stop", "ready", "SIGTERM to its exit"),
+)
+
+RATIO_GOALS: Final = {
+    ("burst.mean", "SummaryWriter"): 400.0,
+    ("burst.mean", "wandb"): 100.0,
+    ("throughput", "SummaryWriter"): 300.0,
+}
+"""How many times better than a peer sidestep is to be, by metric and peer."""
+
+ROWS: Final = tuple(dict.fromkeys(metric.row for metric in METRICS))
+"""All rows, in the order of the table."""

@@ -1,0 +1,94 @@
+"""Which workloads there are, how much of each, and what is run for the rows that were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from tests.bench.delivery import latency
+from tests.bench.lifecycle import fresh_import, ready
+from tests.bench.metrics import METRICS, Metric
+from tests.bench.summary import FLOOR
+from tests.bench.systems import SYSTEMS
+from tests.bench.workloads import Workload, burst, paced, stopped, throughput
+
+_PEERS: Final = ("sidestep", "SummaryWriter", "tensorboardX", "wandb")
+
+WORKLOADS: Final[Mapping[str, Workload]] = {
+    "import": Workload(fresh_import, dict.fromkeys(_PEERS, (0, 0)), rounds=5, opened=False),
+    # Sizes are steps of 20 numbers, so many that the slow take seconds; sidestep's must fit its
+    # outbox (64 MiB, 200 bytes a step), or the burst would measure how the sinks keep up.
+    "burst": Workload(
+        burst,
+        {
+            "sidestep": (100_000, 20_000),
+            "SummaryWriter": (1_000, 300),
+            "tensorboardX": (1_000, 300),
+            "wandb": (2_000, 500),
+            "empty": (100_000, 20_000),
+        },
+    ),
+    "paced": Workload(paced, dict.fromkeys(SYSTEMS, (800, 200)), few=True),
+    # These are seconds.
+    "stopped": Workload(
+        stopped, {"sidestep": (10, 3), "wandb": (5, 3), "empty": (10, 3)}, rounds=2
+    ),
+    "latency": Workload(latency, {"sidestep": (200, 40)}, rounds=2, few=True),
+    "throughput": Workload(
+        throughput,
+        {
+            "sidestep": (200_000, 50_000),
+            "SummaryWriter": (2_000, 500),
+            "tensorboardX": (2_000, 500),
+            "wandb": (5_000, 1_500),
+        },
+    ),
+    "ready": Workload(ready, {"sidestep": (0, 0)}, few=True, opened=False),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One trial to run: a workload with one system, in a process of its own."""
+
+    workload: str
+    system: str
+    round: int
+    size: int
+
+
+def selected(rows: Collection[str]) -> list[Metric]:
+    """The metrics of these rows; of all, if there are none."""
+    return [metric for metric in METRICS if not rows or metric.row in rows]
+
+
+def steps(
+    metrics: Collection[Metric], systems: Collection[str], rounds: int | None, *, quick: bool
+) -> Iterator[Step]:
+    """What is to be run, in order.
+
+    In each round all systems have their turn one after the other, beginning with another one each
+    time: what the machine's other users do meanwhile hits all alike.
+
+    Args:
+        metrics: what is asked for.
+        systems: with these.
+        rounds: how often; None: as often as each workload says, once if quick.
+        quick: take the small sizes.
+    """
+    wanted = {metric.workload for metric in metrics}
+    for name, workload in WORKLOADS.items():
+        if name not in wanted:
+            continue
+        taking_part = [system for system in workload.sizes if system in systems]
+        for number in range(rounds or (1 if quick else workload.rounds)):
+            turn = number % max(1, len(taking_part))
+            for system in taking_part[turn:] + taking_part[:turn]:
+                yield Step(name, system, number, workload.sizes[system][quick])
+
+
+def applies(metric: Metric, step: Step) -> bool:
+    """Whether the trial's report of this metric is wanted: only calls can be empty, for one."""
+    is_floor = step.system == FLOOR
+    return metric.workload == step.workload and (not is_floor or metric.row == step.workload)

@@ -1,0 +1,132 @@
+"""The documented public API, as users write it: checked by mypy and pyright, never run.
+
+A line that stops type-checking here is a breaking change for somebody.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from sidestep import client
+from sidestep.client.metrics_logger import MetricsLogger
+from sidestep.client.tensorboard import SummaryWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+model: nn.Module = nn.Linear(4, 4)
+loss = torch.zeros(())
+context = torch.zeros(8, 16, 32)
+image = torch.zeros(3, 8, 8)
+labels = torch.zeros(8, dtype=torch.int64)
+cfg: dict[str, object] = {"lr": 1e-3, "optimizer": {"name": "adamw"}}
+
+
+def on_alarm(alarm: object) -> None:
+    """Take whatever an alarm is."""
+
+
+# --- connect: everything has a default, and everything can be said ---
+
+client.connect()
+client.connect("vit-b", config=cfg)
+connected: client.Client = client.connect(
+    "vit-b",
+    log_dir="results/logs",
+    config=cfg,
+    tags=("baseline", "vit-base"),
+    tensorboard=True,
+    wandb=None,
+    endpoint=None,
+    autostart=True,
+    rank=None,
+    world_size=None,
+    ranks="zero",
+    on_full="drop",
+    outbox_bytes=64 << 20,
+    strict=None,
+)
+client.connect(None, wandb=True, on_full="block", rank=0, world_size=8, strict=True)
+client.connect(wandb={"project": "h-jepa", "entity": None, "tags": ["a"], "mode": "offline"})
+
+# --- emit: numbers, and tensors that are still on their device ---
+
+client.emit({"train/loss": loss, "train/lr": 1e-3}, step=1)
+client.emit({"train/epoch": 3, "train/warm": True})
+client.emit({"val/loss": np.float32(0.5), "val/top1": np.float64(0.7)}, step=2, wall_time=1.7e9)
+client.emit({"train/loss": loss}, step=3, reduce="mean")
+
+# A mapping of one kind of value is as good as one of many.
+floats: dict[str, float] = {"train/loss": 0.5}
+tensors: Mapping[str, torch.Tensor] = {"train/loss": loss}
+client.emit(floats)
+client.emit(tensors)
+
+# --- emit: values with a shape ---
+
+client.emit(
+    {
+        "train/context": client.Representation(context),
+        "train/target": client.Representation(context),
+        "gradients": client.Gradients(model),
+        "weights": client.Weights(model),
+        "input": client.Image(image),
+        "inputs": client.Images(context),
+        "activations": client.Histogram(context),
+        "note": client.Text("a sentence"),
+        "train/loss": loss,
+    },
+    step=4,
+)
+image_value: client.Image = client.Image(image)
+histogram_value: client.Histogram = client.Histogram(np.zeros(10))
+text_value: client.Text = client.Text("a sentence")
+representation_value: client.Representation = client.Representation(context)
+client.emit({"a": image_value, "b": histogram_value, "c": text_value, "d": representation_value})
+
+# --- the end of a run ---
+
+written: bool = client.flush()
+written = client.flush(timeout=1.0)
+counts: client.Stats = client.stats()
+print(counts.emitted, counts.acked, counts.held, counts.dropped, counts.rejected)
+client.on_alarm(on_alarm)
+finished: bool = client.finish()
+finished = client.finish(timeout=30.0)
+
+# --- the same as an object, and as a context manager ---
+
+with client.connect("vit-b", config=cfg) as run:
+    run.on_alarm(on_alarm)
+    run.emit({"train/loss": loss, "input": client.Image(image)}, step=1)
+    written = run.flush(timeout=1.0)
+    counts = run.stats()
+    finished = run.finish()
+
+# --- the façades ---
+
+with MetricsLogger("experiment", "results/logs", config=cfg, use_wandb=False) as logger:
+    logger.log_metrics({"loss": 0.5, "lr": loss}, step=40, prefix="train/")
+    logger.log_image("input", image, caption="the first one")
+    logger.log_histogram("activations", context)
+    logger.log_model_gradients(model, step=41)
+    logger.log_model_weights(model, step=41)
+    logger.accumulate_metrics({"loss": 0.5})
+    logger.log_accumulated_metrics(prefix="train_epoch/", reset=True)
+    logger.log_representations(context, context, step=42)
+from_file: MetricsLogger = MetricsLogger.from_config({"logging": {"experiment_name": "x"}})
+from_file.finish()
+
+writer = SummaryWriter("results/logs")
+writer.add_scalar("train/loss", 0.5, 1)
+writer.add_scalars("loss", {"train": 0.5, "val": 0.6}, 1)
+writer.add_histogram("activations", context, 1)
+writer.add_image("input", image, 1)
+writer.add_text("note", "a sentence", 1)
+writer.add_embedding(context, metadata=["a", "b"])
+writer.flush()
+writer.close()

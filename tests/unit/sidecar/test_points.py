@@ -1,0 +1,193 @@
+"""Journal rows to points: what the slow walk finds, faster, and one error for anything else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+from sidestep.proto import Array, RemoteProtocolError, Scalars, Value
+from sidestep.proto.records import (
+    SCALARS,
+    decode_scalars,
+    decode_value,
+    encode_scalars,
+    encode_value,
+    walk,
+)
+from sidestep.sidecar.points import Points, ScalarBlock, read_points, split, wall_times_s
+
+# Shared cores are slow at times, and a clock is no part of what is tested here.
+calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+INT64 = st.integers(-(2**63), 2**63 - 1)
+TAG_SETS = {number: tuple(f"{number}/{i}" for i in range(number)) for number in range(1, 6)}
+
+
+@st.composite
+def scalar_records(draw: st.DrawFn) -> Scalars:
+    tag_set = draw(st.integers(1, 5))
+    values = st.lists(st.floats(), min_size=tag_set, max_size=tag_set)
+    return Scalars(tag_set, draw(INT64), draw(INT64), tuple(draw(values)))
+
+
+@st.composite
+def values(draw: st.DrawFn) -> Value:
+    data = draw(st.binary(max_size=20))
+    arrays = draw(st.sampled_from([(), (Array("uint8", (len(data),), data),) * 2]))
+    kind = draw(st.sampled_from(["histogram", "text"]))
+    return Value(kind, "tag", draw(INT64), draw(INT64), {"text": draw(st.text())}, arrays)
+
+
+def repeated(record: Scalars, times: int) -> list[Scalars]:
+    """Records alike in all but their steps and times."""
+    back = 1 if record.step > 0 else -1
+    return [
+        Scalars(record.tag_set, record.step - i * back, record.time_ns // (i + 1), record.values)
+        for i in range(times)
+    ]
+
+
+STRETCH = st.builds(repeated, scalar_records(), st.integers(1, 30))
+ROWS = st.lists(STRETCH | values().map(lambda value: [value]), max_size=6).map(
+    lambda parts: [record for part in parts for record in part]
+)
+
+
+def encode(records: list[Scalars | Value]) -> bytes:
+    return b"".join(
+        encode_scalars(record) if isinstance(record, Scalars) else b"".join(encode_value(record)[1])
+        for record in records
+    )
+
+
+def slow(data: bytes) -> list[Scalars | Value]:
+    return [
+        decode_scalars(data, at) if kind == SCALARS else decode_value(data[at : at + length])
+        for at, length, kind in walk(data)
+    ]
+
+
+def rows_of(points: Points) -> list[Scalars | Value]:
+    """The records that a point was made of."""
+    if isinstance(points, Value):
+        return [points]
+    tag_set = len(points.tags)
+    assert points.tags == TAG_SETS[tag_set]
+    assert (points.steps.dtype, points.values.dtype) == (np.int64, np.float64)
+    columns = zip(points.steps, points.times_ns, points.values, strict=True)
+    return [
+        Scalars(tag_set, int(step), int(time_ns), tuple(row.tolist()))
+        for step, time_ns, row in columns
+    ]
+
+
+def bits(records: list[Scalars | Value]) -> bytes:
+    """The records as bytes: NaN is like no number, but its bytes are like themselves."""
+    return encode(records)
+
+
+@calm
+@given(ROWS, st.sampled_from([bytes, bytearray, memoryview]))
+def test_the_points_are_what_the_slow_walk_finds(
+    records: list[Scalars | Value], holder: type[bytes]
+) -> None:
+    data = encode(records)
+    found = [row for points in read_points(holder(data), TAG_SETS) for row in rows_of(points)]
+    assert bits(found) == bits(slow(data)) == data
+
+
+def test_like_records_are_one_block_and_others_are_not() -> None:
+    long = [Scalars(2, i, i, (1.0, 2.0)) for i in range(100)]
+    mixed = [Scalars(1 + i % 2, i, i, (1.0,) * (1 + i % 2)) for i in range(10)]
+    data = encode([*long, Value("text", "t", 1, 1, {"text": "x"}), *long[:7], *mixed, *long])
+    sizes = [
+        len(points.steps) if isinstance(points, ScalarBlock) else 0
+        for points in read_points(data, TAG_SETS)
+    ]
+    assert sizes == [100, 0, 7, *[1] * 9, 101]
+
+
+def test_a_stretch_that_ends_after_the_look_ahead() -> None:
+    for length in range(1, 20):
+        data = encode([Scalars(1, 0, 0, (0.0,))] * length + [Scalars(2, 0, 0, (0.0, 0.0))])
+        assert [n for _at, _length, n, _set in split(data)] == [length, 1]
+
+
+@settings(calm, max_examples=300)
+@given(ROWS.filter(bool), st.data())
+def test_changed_bytes_are_points_or_a_protocol_error(
+    records: list[Scalars | Value], data: st.DataObject
+) -> None:
+    row = bytearray(encode(records))
+    for _ in range(data.draw(st.integers(1, 4))):
+        row[data.draw(st.integers(0, len(row) - 1))] = data.draw(st.integers(0, 255))
+    row = row[: data.draw(st.integers(len(row) - 16, len(row)))]
+    try:
+        stretches = list(split(row))
+    except RemoteProtocolError:
+        return
+    assert sum(length * n for _at, length, n, _set in stretches) == len(row)
+    try:
+        found = list(read_points(row, TAG_SETS))
+    except RemoteProtocolError:
+        return
+    assert len([r for points in found for r in rows_of(points)]) == sum(s[2] for s in stretches)
+
+
+@calm
+@given(st.binary(max_size=200))
+def test_any_bytes_are_points_or_a_protocol_error(data: bytes) -> None:
+    try:
+        list(read_points(data, TAG_SETS))
+    except RemoteProtocolError:
+        pass
+
+
+@calm
+@given(ROWS, st.data())
+def test_it_splits_what_the_slow_walk_accepts_and_nothing_more(
+    records: list[Scalars | Value], data: st.DataObject
+) -> None:
+    row = bytearray(encode(records))
+    if row:
+        row[data.draw(st.integers(0, len(row) - 1))] ^= data.draw(st.integers(1, 255))
+    assert _accepts(bytes(row)) == _splits(bytes(row))
+
+
+def _accepts(data: bytes) -> bool:
+    try:
+        for at, _length, kind in walk(data):
+            if kind == SCALARS:
+                decode_scalars(data, at)
+    except RemoteProtocolError:
+        return False
+    return True
+
+
+def _splits(data: bytes) -> bool:
+    try:
+        list(split(data))
+    except RemoteProtocolError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("tag_sets", [{}, {2: ("only one",)}, {2: ("a", "b", "c")}])
+def test_a_tag_set_must_be_defined_and_as_wide(tag_sets: dict[int, tuple[str, ...]]) -> None:
+    data = encode([Scalars(2, 0, 0, (1.0, 2.0))])
+    with pytest.raises(RemoteProtocolError, match="tag set 2"):
+        list(read_points(data, tag_sets))
+
+
+@calm
+@given(st.integers(10**18, 2 * 10**18))  # the years 2001 to 2033
+def test_seconds_are_the_nearest_there_are(time_ns: int) -> None:
+    assert wall_times_s(time_ns) == time_ns / 10**9  # of integers, which Python rounds but once
+    assert wall_times_s(np.array([time_ns]))[0] == time_ns / 10**9
+
+
+@calm
+@given(INT64)
+def test_seconds_of_one_time_are_those_of_an_array(time_ns: int) -> None:
+    assert wall_times_s(time_ns) == wall_times_s(np.array([time_ns]))[0]
