@@ -16,7 +16,7 @@ from tests.bench.workloads import Workload, burst, paced, stopped, throughput
 _PEERS: Final = ("sidestep", "SummaryWriter", "tensorboardX", "wandb")
 
 WORKLOADS: Final[Mapping[str, Workload]] = {
-    "import": Workload(fresh_import, dict.fromkeys(_PEERS, (0, 0)), rounds=5, opened=False),
+    "import": Workload(fresh_import, dict.fromkeys(_PEERS, (0, 0)), opened=False),
     # Sizes are steps of 20 numbers, so many that the slow take seconds; sidestep's must fit its
     # outbox (64 MiB, 200 bytes a step), or the burst would measure how the sinks keep up.
     "burst": Workload(
@@ -29,12 +29,10 @@ WORKLOADS: Final[Mapping[str, Workload]] = {
             "empty": (100_000, 20_000),
         },
     ),
-    "paced": Workload(paced, dict.fromkeys(SYSTEMS, (800, 200)), few=True),
+    "paced": Workload(paced, dict.fromkeys(SYSTEMS, (600, 200)), few=True),
     # These are seconds.
-    "stopped": Workload(
-        stopped, {"sidestep": (10, 3), "wandb": (5, 3), "empty": (10, 3)}, rounds=2
-    ),
-    "latency": Workload(latency, {"sidestep": (200, 40)}, rounds=2, few=True),
+    "stopped": Workload(stopped, {"sidestep": (10, 2), "wandb": (3, 2), "empty": (5, 2)}, rounds=2),
+    "latency": Workload(latency, {"sidestep": (150, 40)}, rounds=2, few=True),
     "throughput": Workload(
         throughput,
         {

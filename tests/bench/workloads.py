@@ -116,10 +116,12 @@ def stopped(trial: Trial) -> Metrics:
     """A call every ms, while all helper processes are stopped for `size` seconds."""
     trial.warm()
     helpers = trial.system.background()
+    awake: list[str] = []
     for process in helpers:
         process.suspend()
 
     def resume() -> None:
+        awake.extend(str(p) for p in helpers if p.status() != psutil.STATUS_STOPPED)
         for process in helpers:
             process.resume()
 
@@ -129,6 +131,8 @@ def stopped(trial: Trial) -> Metrics:
     until_s = time.monotonic() + trial.size
     durations = trial.timed(int(trial.size / STOPPED_PACE_S), STOPPED_PACE_S, until_s)
     timer.join()
+    if awake:
+        raise RuntimeError(f"helpers did not stay stopped: {awake}")
     return {key: value for key, value in describe("stopped", durations).items() if "p50" not in key}
 
 

@@ -28,7 +28,7 @@ def read_history(path: str | Path) -> list[dict[str, Any]]:
 
 
 def read_run(path: str | Path) -> Any:
-    """The RunRecord in the file at `path`: run_id, project, entity, display_name, tags, config..."""
+    """The RunRecord in the file at `path`: run_id, project, display_name, tags, config..."""
     return next(record.run for record in records(path) if record.HasField("run"))
 
 
@@ -38,8 +38,15 @@ def is_complete(path: str | Path) -> bool:
 
 
 def items(of: Any) -> dict[str, Any]:
-    """Name and value of each item of a history, a summary or a configuration."""
-    return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in of}
+    """Name and value of each item of a history or a summary, nested as they are."""
+    values: dict[str, Any] = {}
+    for item in of:
+        *outer, name = list(item.nested_key) or [item.key]
+        inside = values
+        for key in outer:
+            inside = inside.setdefault(key, {})
+        inside[name] = json.loads(item.value_json)
+    return values
 
 
 def records(path: str | Path) -> Iterator[Any]:

@@ -12,7 +12,7 @@ import threading
 from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 API_KEY = "0123456789abcdef" * 2 + "01234567"
 """One that wandb takes for an API key."""
@@ -53,15 +53,15 @@ class WandbServer:
                 self.end_headers()
                 self.wfile.write(payload)
 
-            do_GET = do_PUT = do_POST
+            do_GET = do_PUT = do_POST  # noqa: N815  # the base class's names
 
-            def log_message(self, format: str, *args: Any) -> None:
+            def log_message(self, *args: Any) -> None:
                 pass
 
         self._http = _Listener(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._http.server_port}"
 
-    def __enter__(self) -> WandbServer:
+    def __enter__(self) -> Self:
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
         return self
 
@@ -75,6 +75,10 @@ class WandbServer:
         self._http.shutdown()
         self._http.server_close()
 
+    def answer_again(self) -> None:
+        """End a hang. What was asked meanwhile is not answered."""
+        self.hang = False
+
     def rows(self, run_id: str) -> list[dict[str, Any]]:
         """The rows of history that were uploaded."""
         return [json.loads(line) for line in self.history[run_id]]
@@ -82,6 +86,7 @@ class WandbServer:
     def _answer(self, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
         if self.hang:
             self._release.wait()
+            return 503, {}
         if self.status != 200:
             return self.status, {"errors": [{"message": "as the test wants it"}]}
         if path == "/graphql":
@@ -110,9 +115,7 @@ class WandbServer:
         if name == "UpsertBucket":
             known = variables["name"] in self.runs
             self.runs.setdefault(variables["name"], {}).update(variables)
-            return {
-                "upsertBucket": {"bucket": self._run(variables["name"]), "inserted": not known}
-            }
+            return {"upsertBucket": {"bucket": self._run(variables["name"]), "inserted": not known}}
         if name == "CreateRunFiles":
             files = [{"name": f, "uploadUrl": f"{self.url}/put"} for f in variables["files"]]
             return {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": files}}

@@ -32,7 +32,7 @@ from typing import Final
 
 from . import messages as m
 from .errors import LocalProtocolError
-from .limits import MAX_RECORD_BYTES, PROTOCOL_VERSION
+from .limits import MAX_RECORD_BYTES, MAX_SEQ, PROTOCOL_VERSION
 
 PING_S: Final = 1.0
 """A sign of life at least this often."""
@@ -516,7 +516,7 @@ class ServerSession:
         # A daemon with a fresh journal must not wait for what another one has acknowledged.
         if hello.acked_seq > self._taken_seq:
             self._taken_seq = self.durable_seq = hello.acked_seq
-            self._taken_dropped = self.dropped = hello.acked_dropped
+            self._taken_dropped = self.dropped = min(hello.acked_dropped, hello.acked_seq)
         return [
             Send(
                 m.Welcome(
@@ -588,7 +588,7 @@ class ServerSession:
         return [Send(m.ByeAck(bye.last_seq)), Farewell()]
 
     def _out_of_order(self, reason: str) -> Send:
-        return Send(m.Nack("out_of_order", reason, self._taken_seq + 1))
+        return Send(m.Nack("out_of_order", reason, min(self._taken_seq + 1, MAX_SEQ)))
 
     def _ack(self) -> m.Ack:
         return m.Ack(self.durable_seq, self.dropped, self.credit)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import replace
 
 from sidestep.proto import Batch, Books, Hello, Message, Part, RemoteProtocolError, Tags
+from sidestep.proto.limits import MAX_SEQ
 from sidestep.proto.paths import OUTBOX_SUFFIX
 from sidestep.proto.segments import ACKED_DROPPED, ACKED_SEQ, LOST, REJECTED, Outbox
 
@@ -24,7 +25,6 @@ class Adoption:
         lost: records that it dropped before they had a number.
         rejected: values that it rejected.
         exhausted: whether everything in it was taken.
-        greeted: for the owner: whether the session knows of it.
     """
 
     def __init__(self, path: str, fd: int) -> None:
@@ -39,12 +39,11 @@ class Adoption:
         self.lost = words[LOST]
         self.rejected = words[REJECTED]
         self.exhausted = False
-        self.greeted = False
         self._messages = self._all()
 
-    def greeting(self, connection: int) -> Hello:
-        """The HELLO with which the daemon speaks for the client, as one more connection of it."""
-        return replace(self.hello, connection=max(connection, self.hello.connection) + 1)
+    def greeting(self) -> Hello:
+        """The HELLO with which the daemon speaks for the client, after all of its own."""
+        return replace(self.hello, connection=MAX_SEQ)
 
     def take(self, nbytes: int) -> Iterator[Message]:
         """Messages of about `nbytes`; sets `exhausted` when there are no more."""
@@ -75,7 +74,7 @@ class Adoption:
         self._map.close()
         os.close(self._fd)
 
-    def _all(self) -> Iterator[Message]:  # a generator, so that it can be closed
+    def _all(self) -> Generator[Message]:
         sets = list(self._outbox.tag_sets())
         for first in range(0, len(sets), _TAG_SETS_PER_MESSAGE):
             yield Tags(first, tuple(sets[first : first + _TAG_SETS_PER_MESSAGE]))
@@ -137,5 +136,3 @@ def _try(path: str, log: Callable[[str], None]) -> Adoption | None:
         os.rename(path, path + ".damaged")
         os.close(fd)
         return None
-
-

@@ -16,7 +16,7 @@ _LENGTH: Final = struct.Struct("<I")
 MAX_MESSAGE_BYTES: Final = 64 << 20
 
 
-class ChannelClosed(Exception):
+class ChannelClosedError(Exception):
     """The process at the other end has gone."""
 
 
@@ -35,34 +35,34 @@ class Channel:
         """Send a message, all of it.
 
         Raises:
-            ChannelClosed: nobody is there any more, or nobody reads.
+            ChannelClosedError: nobody is there any more, or nobody reads.
         """
         data = cast("bytes", msgpack.packb(message))
         try:
             self._sock.sendall(_LENGTH.pack(len(data)) + data)
         except OSError as error:
-            raise ChannelClosed(str(error)) from None
+            raise ChannelClosedError(str(error)) from None
 
     def receive(self) -> list[dict[str, Any]]:
         """Wait for bytes; the messages that are whole now (none, one or several).
 
         Raises:
-            ChannelClosed: the other end has gone.
+            ChannelClosedError: the other end has gone.
         """
         try:
             data = self._sock.recv(1 << 20)
         except (BlockingIOError, InterruptedError, TimeoutError):
             return []
         except OSError as error:
-            raise ChannelClosed(str(error)) from None
+            raise ChannelClosedError(str(error)) from None
         if not data:
-            raise ChannelClosed("end of file")
+            raise ChannelClosedError("end of file")
         self._buffer += data
         messages: list[dict[str, Any]] = []
         while len(self._buffer) >= _LENGTH.size:
             (size,) = _LENGTH.unpack_from(self._buffer)
             if size > MAX_MESSAGE_BYTES:
-                raise ChannelClosed(f"a message of {size} bytes")
+                raise ChannelClosedError(f"a message of {size} bytes")
             end = _LENGTH.size + size
             if len(self._buffer) < end:
                 break

@@ -1,4 +1,4 @@
-"""The daemon's settings: argument, then environment, then the file's `sidecar:` block, then default."""
+"""The daemon's settings: argument, environment, the file's `sidecar:` block, default."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class SidecarSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SIDESTEP_", extra="forbid", frozen=True)
 
     endpoint: str | None = Field(
-        None, description="A further ZeroMQ address to listen at: ipc://PATH or tcp://127.0.0.1:PORT."
+        None,
+        description="A further ZeroMQ address to listen at: ipc://PATH or tcp://127.0.0.1:PORT.",
     )
     state_dir: Path = Field(
         default_factory=lambda: Path(default_state_dir(os.environ, os.path.expanduser("~"))),
@@ -34,7 +35,9 @@ class SidecarSettings(BaseSettings):
     journal_sync: Literal["normal", "full"] = Field(
         "normal", description="full: fsync at each commit, to survive a power cut."
     )
-    credit_mb: int = Field(8, ge=1, le=1024, description="Unacknowledged MiB that a client may send.")
+    credit_mb: int = Field(
+        8, ge=1, le=1024, description="Unacknowledged MiB that a client may send."
+    )
     max_clients: int = Field(1024, ge=1, description="Clients that are served at once.")
     history_mb: int = Field(
         64, ge=0, description="MiB of what is written everywhere that are kept, for tail --history."
@@ -46,17 +49,19 @@ class SidecarSettings(BaseSettings):
         60.0, ge=0, description="Seconds that stop and SIGTERM wait for the sinks."
     )
     idle_s: float = Field(
-        3.0, ge=0, description="Seconds after its last client that a daemon leaves which a client started."
+        3.0,
+        ge=0,
+        description="Seconds after its last client that a daemon leaves which a client started.",
     )
 
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the interface is pydantic's
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment alone: `load` puts the file below it and the arguments above."""
         return (init_settings, env_settings)
@@ -85,7 +90,9 @@ def load(path: str | None, environ: Mapping[str, str], **arguments: Any) -> Side
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ConfigurationError(f"sidecar.{where}: {first['msg']} (got {first['input']!r})") from None
+        raise ConfigurationError(
+            f"sidecar.{where}: {first['msg']} (got {first['input']!r})"
+        ) from None
     if settings.endpoint:
         _check_endpoint(settings.endpoint)
     return settings

@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import signal
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, cast
 
 import zmq
 
 from sidestep.proto.paths import RuntimePaths, outbox_dirs
 
-from . import history, status
 from .config import SidecarSettings
+from .control import Control
 from .derive.worker import start_message
 from .drain import Drain
 from .feed import Feed
-from .ingest import DERIVER, ClientEntry, DaemonPoints, Ingest, Limits, RunEntry
-from .journal import Journal, JournalReader
+from .ingest import Ingest
+from .journal import Journal
 from .lock import DaemonLock, held
 from .processes import Child
+from .roster import DERIVER, DaemonPoints, Limits
 from .sampling import Sampling
-from .supervisor import Supervisor
+from .supervisor import SinkHandle, Supervisor
 
 _TICK_MS: Final = 100
 _READY_S: Final = 30.0
 _FIRST_CLIENT_S: Final = 20.0
 """How long a daemon that a client started waits for its first client."""
-
-_HISTORY_POINTS: Final = 10_000
-_MAX_DRAINS: Final = 1000
 
 
 class Daemon:
@@ -68,13 +66,13 @@ class Daemon:
         self._journal_path = os.path.join(self._state_dir, "journal.sqlite")
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._drains: dict[int, Drain] = {}
         self._idle_since: float | None = None
         self._stop_by: float | None = None
         self._stop_drain: Drain | None = None
         self._had_client = False
+        self._trimmed: dict[int, int] = {}
 
-    # --- beginning ---------------------------------------------------------------------------
+    # --- beginning -------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Open the journal, listen, and say so in the lock.
@@ -101,7 +99,6 @@ class Daemon:
             raise TimeoutError(f"the journal {self._journal_path} did not open in {_READY_S} s")
         if self._ingest.failed is not None:
             raise self._ingest.failed
-        self._reader = JournalReader(self._journal_path)
         self._supervisor = Supervisor(self._journal_path, cursors, umask, self._log)
         self._deriver = Child(
             ["sidestep.sidecar.derive.worker"], lambda: start_message(self._journal_path)
@@ -110,25 +107,35 @@ class Daemon:
         self._sampling = Sampling(
             self._settings.sample_interval_s, self._ingest.submit, socket.gethostname()
         )
+        self._control = Control(
+            self._context,
+            self._paths.control_endpoint,
+            self._journal_path,
+            self._ingest,
+            self._supervisor,
+            self.about,
+            self._sampling.status,
+            lambda now: self._begin_stop(now=now, by_user=True),
+        )
         self._feed = Feed(
             self._context,
             self._paths.feed_endpoint,
             self._journal_path,
             self._ingest.daemon_id,
-            self.status,
-            self._run_names,
+            self._control.status,
+            self._control.run_names,
         )
         self._feed.rows(self._ingest.snapshot.last_row)
         self._feed.start()
-        self._control = self._context.socket(zmq.ROUTER)
-        self._control.setsockopt(zmq.LINGER, 0)
-        self._control.setsockopt(zmq.MAXMSGSIZE, 1 << 20)
-        self._control.bind(self._paths.control_endpoint)
         self._state = "running"
         _remove(self._paths.stopped)
         self._lock.announce(
-            {**self._identity(), "control": self._paths.control_endpoint}
-            | {"feed": self._paths.feed_endpoint, "daemon_id": self._ingest.daemon_id}
+            {
+                **self.about(),
+                "control": self._paths.control_endpoint,
+                "feed": self._paths.feed_endpoint,
+                "daemon_id": self._ingest.daemon_id,
+            }
         )
 
     def _endpoints(self) -> list[str]:
@@ -144,7 +151,7 @@ class Daemon:
             log=self._log,
         )
 
-    # --- the loop ------------------------------------------------------------------------------
+    # --- the loop --------------------------------------------------------------------------------
 
     def serve(self) -> None:
         """Work until stopped, by a signal, by a request, or because nobody is left."""
@@ -158,13 +165,11 @@ class Daemon:
 
     def _once(self) -> None:
         poller = zmq.Poller()
-        poller.register(self._control, zmq.POLLIN)
+        poller.register(self._control.socket, zmq.POLLIN)
         poller.register(self._wake_read, zmq.POLLIN)
         heard: dict[int, Callable[[], None]] = {self._wake_read: self._drain_wake}
         for sink in self._supervisor.children():
-            heard[sink.child.fileno()] = lambda sink=sink: self._supervisor.hear(
-                sink, self._ingest.snapshot
-            )
+            heard[sink.child.fileno()] = partial(self._hear_sink, sink)
         if self._deriver.running:
             heard[self._deriver.fileno()] = self._hear_deriver
         if self._sampling.fileno() >= 0:
@@ -172,15 +177,18 @@ class Daemon:
         for fd in heard:
             poller.register(fd, zmq.POLLIN)
         for ready, _ in poller.poll(_TICK_MS):
-            if ready is self._control:
-                self._answer()
+            if ready is self._control.socket:
+                self._control.answer()
             else:
                 heard[cast("int", ready)]()
         self._tick()
 
+    def _hear_sink(self, sink: SinkHandle) -> None:
+        self._supervisor.hear(sink, self._ingest.snapshot)
+
     def _tick(self) -> None:
         snapshot = self._ingest.snapshot
-        live = self._live_runs()
+        live = self._ingest.snapshot.live_runs()
         if live:
             self._had_client = True
             self._sampling.start()
@@ -188,26 +196,13 @@ class Daemon:
         self._tick_deriver()
         self._sampling.tick(live)
         passed = {run_id: self._passed(run_id) for run_id in snapshot.runs}
-        if passed != getattr(self, "_trimmed", None):
+        if passed != self._trimmed:
             self._trimmed = passed
             self._ingest.trim(passed)
-        for drain in self._drains.values():
-            if not drain.done:
-                drain.advance(snapshot, self._supervisor, {run.id for run, _ in live})
+        self._control.advance()
         if not self._ingest.is_alive() and self._stop_by is None:
             self._log("ingest has ended unexpectedly; the daemon leaves")
             self._stop_by = 0.0
-
-    def _live_runs(self) -> list[tuple[RunEntry, ClientEntry]]:
-        """Live runs, each with its client of the lowest rank."""
-        snapshot = self._ingest.snapshot
-        found: dict[int, ClientEntry] = {}
-        for entry in snapshot.clients:
-            if entry.row.state == "live":
-                best = found.get(entry.row.run_id)
-                if best is None or entry.row.rank < best.row.rank:
-                    found[entry.row.run_id] = entry
-        return [(snapshot.runs[run], entry) for run, entry in found.items()]
 
     def _passed(self, run_id: int) -> int:
         """The row up to which everybody who reads a run has come."""
@@ -218,7 +213,7 @@ class Daemon:
             row = min(row, run.derived_row)
         return row
 
-    # --- the deriver ---------------------------------------------------------------------------
+    # --- the deriver -----------------------------------------------------------------------------
 
     def _tick_deriver(self) -> None:
         for run in self._ingest.snapshot.runs.values():
@@ -246,113 +241,18 @@ class Daemon:
                 )
             )
 
-    # --- requests --------------------------------------------------------------------------------
-
-    def _answer(self) -> None:
-        identity, *frames = self._control.recv_multipart()
-        try:
-            request = json.loads(frames[-1]) if frames else {}
-            reply = self._reply(cast("dict[str, Any]", request))
-        except Exception as error:  # a bad request must not end the daemon
-            reply = {"error": f"{type(error).__name__}: {error}"}
-        try:
-            envelope = [identity, *frames[:-1], json.dumps(reply).encode()]
-            self._control.send_multipart(envelope, zmq.DONTWAIT)
-        except zmq.ZMQError:
-            pass  # the asker has gone
-
-    def _reply(self, request: dict[str, Any]) -> dict[str, Any]:
-        match request.get("op"):
-            case "hello":
-                return {**self._identity(), "daemon_id": self._ingest.daemon_id}
-            case "status":
-                return self.status()
-            case "drain":
-                return self._reply_drain(request.get("token"))
-            case "history":
-                return self._reply_history(request)
-            case "stop":
-                self._begin_stop(now=bool(request.get("now")), by_user=True)
-                return {"ok": True, "pid": os.getpid()}
-            case op:
-                return {"error": f"unknown request {op!r}"}
-
-    def _reply_drain(self, token: Any) -> dict[str, Any]:
-        if token is None:
-            if len(self._drains) >= _MAX_DRAINS:
-                self._drains.pop(next(iter(self._drains)))
-            token = time.monotonic_ns()
-            self._drains[token] = Drain(self._ingest.scan())
-        drain = self._drains.get(token)
-        if drain is None:
-            return {"error": "this drain was asked of another daemon"}
-        drain.advance(
-            self._ingest.snapshot, self._supervisor, {run.id for run, _ in self._live_runs()}
-        )
-        return drain.reply(token)
-
-    def _reply_history(self, request: dict[str, Any]) -> dict[str, Any]:
-        snapshot = self._ingest.snapshot
-        names = self._run_names()
-        run = request.get("run")
-        after = request.get("after")
-        points = history.history(
-            self._reader,
-            names,
-            run=run,
-            globs=[str(glob) for glob in request.get("tags") or []],
-            points=min(_HISTORY_POINTS, int(request.get("points") or 0)),
-            after=None if after is None else int(after),
-            until=snapshot.last_row,
-        )
-        clients = status.by_run(snapshot)
-        runs = [
-            {
-                "run": entry.spec.name,
-                "state": status.run_state(clients.get(id, [])),
-                "last_step": entry.last_step,
-            }
-            for id, entry in snapshot.runs.items()
-        ]
-        return {
-            "daemon_id": self._ingest.daemon_id,
-            "row": snapshot.last_row,
-            "run": run,
-            "points": points,
-            "runs": runs,
-        }
-
-    def status(self) -> dict[str, Any]:
-        """What `sidestep status --json` prints."""
-        snapshot = self._ingest.snapshot
-        gpus, host = self._sampling.status()
-        uptime = round(time.monotonic() - self._started, 3)
-        return {
-            "daemon": {
-                **self._identity(),
-                "state": self._state,
-                "uptime_s": uptime,
-                "journal_rows": snapshot.last_row,
-                "storage_error": snapshot.storage_error,
-                "refused_frames": snapshot.refused_frames,
-            },
-            "runs": status.runs(snapshot, self._supervisor.sinks, self._supervisor.lag),
-            "gpus": gpus,
-            "host": host,
-        }
-
-    def _identity(self) -> dict[str, Any]:
+    def about(self) -> dict[str, Any]:
+        """Who this daemon is."""
         return {
             "pid": os.getpid(),
             "version": self._version,
             "endpoint": self._settings.endpoint or self._paths.data_endpoint,
             "state_dir": self._state_dir,
+            "state": self._state,
+            "uptime_s": round(time.monotonic() - self._started, 3),
         }
 
-    def _run_names(self) -> dict[int, str]:
-        return {id: run.spec.name for id, run in self._ingest.snapshot.runs.items()}
-
-    # --- leaving -----------------------------------------------------------------------------------
+    # --- leaving ---------------------------------------------------------------------------------
 
     def _signalled(self, number: int, _frame: object) -> None:
         # The second signal is from somebody who does not want to wait.
@@ -364,13 +264,12 @@ class Daemon:
         self._state = "stopping"
         timeout = 0.0 if now else self._settings.drain_timeout_s
         self._stop_by = time.monotonic() + timeout
-        if by_user and self._live_runs():
+        if by_user and self._ingest.snapshot.live_runs():
             # Clients that run on would start another daemon at once.
             with open(self._paths.stopped, "w", encoding="utf-8"):
                 pass
         if self._stop_drain is None and not now:
-            self._stop_drain = Drain(self._ingest.scan())
-            self._drains[time.monotonic_ns()] = self._stop_drain
+            self._stop_drain = self._control.new_drain()[1]
 
     def _over(self) -> bool:
         if self._stop_by is not None:
@@ -392,7 +291,7 @@ class Daemon:
             run.derived_row is not None and run.derived_row < run.to_derive_row
             for run in snapshot.runs.values()
         )
-        busy = self._live_runs() or behind or deriving or snapshot.adopting
+        busy = self._ingest.snapshot.live_runs() or behind or deriving or snapshot.adopting
         if busy or held(self._paths.holders):
             self._idle_since = None
         elif self._idle_since is None:
@@ -406,7 +305,7 @@ class Daemon:
             self._feed.stop()
             self._feed.join(2.0)
         self._ingest.join(10.0)
-        live = {run.id for run, _ in self._live_runs()}
+        live = {run.id for run, _ in self._ingest.snapshot.live_runs()}
         for sink in self._supervisor.children():
             sink.closing = True
             sink.child.tell({"op": "close", "finished": sink.run_id not in live})
@@ -418,13 +317,12 @@ class Daemon:
                 sink.child.kill()
         self._deriver.kill()
         self._sampling.stop()
-        self._control.close(linger=0)
-        self._reader.close()
+        self._control.close()
         self._context.destroy(linger=0)
         self._lock.release()
         self._log("stopped")
 
-    # --- other threads call these ------------------------------------------------------------------
+    # --- other threads call these ----------------------------------------------------------------
 
     def _committed(self, newest: int) -> None:
         if self._feed is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from .ingest import Snapshot
+from .roster import Snapshot
 from .supervisor import SinkHandle, Supervisor
 
 
@@ -38,12 +38,12 @@ class Drain:
             return
         if self._derive_to is None:
             self._derive_to = {
-                id: run.to_derive_row
-                for id, run in snapshot.runs.items()
+                run_id: run.to_derive_row
+                for run_id, run in snapshot.runs.items()
                 if run.derived_row is not None
             }
         if self._totals is None:
-            derived = {id: run.derived_row or 0 for id, run in snapshot.runs.items()}
+            derived = {run.id: run.derived_row or 0 for run in snapshot.runs.values()}
             if any(derived.get(run, row) < row for run, row in self._derive_to.items()):
                 return
             self._totals = dict(snapshot.totals)

@@ -16,7 +16,7 @@ import zmq
 
 from sidestep.proto import RemoteProtocolError
 
-from .journal import JournalReader, Row
+from .journal_reader import JournalReader, Row
 from .points import ScalarBlock, read_points
 
 STATUS_TOPIC: Final = b"\0status"

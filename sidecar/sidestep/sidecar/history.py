@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .feed import scalar_rows
-from .journal import JournalReader, rows_iterator
+from .journal_reader import JournalReader, rows_iterator
 
 Point = tuple[int, str, str, int, float, float]  # row, run, tag, step, wall time, value
 
@@ -61,5 +61,5 @@ def history(
 
 def _matcher(globs: Sequence[str]) -> Callable[[str], bool]:
     if not globs:
-        return lambda tag: True
+        return lambda _tag: True
     return lambda tag: any(fnmatch.fnmatchcase(tag, glob) for glob in globs)

@@ -1,10 +1,10 @@
 """The journal: the one durable queue between the trainers and the sinks, in SQLite.
 
-One thread writes (ingest); sinks, derivers and the feed read over connections of their own. A row is
-a batch of records as it came; a client's `durable_seq` is stored in the same transaction as its
-rows, which is the whole of deduplication. Rows are numbered without reuse, so a row number is a
-cursor. A row leaves when everybody who must read it has passed it and it is not among the newest
-`history_bytes`, which `tail --history` and a restarted feed read.
+One thread writes (ingest); sinks, derivers and the feed read over connections of their own
+(`journal_reader`). A row is a batch of records as it came; a client's `durable_seq` is stored in
+the same transaction as its rows, which is the whole of deduplication. Rows are numbered without
+reuse, so a row number is a cursor. A row leaves when everybody who must read it has passed it and
+it is not among the newest `history_bytes`, which `tail --history` and a restarted feed read.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ import os
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import msgpack
 
 from sidestep.proto import RunSpec
+
+from .journal_reader import kinds_text, pack_spec, read_runs
 
 SCHEMA_VERSION: Final = 1
 _CHECKPOINT_BYTES: Final = 1 << 20
@@ -49,17 +51,6 @@ CREATE INDEX batches_with_values ON batches (run_id, id) WHERE kinds != '';
 CREATE TABLE cursors (name TEXT NOT NULL, run_id INTEGER NOT NULL, row INTEGER NOT NULL,
     PRIMARY KEY (name, run_id)) WITHOUT ROWID;
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row: `records` records of one client, and how many the run had with it (`total`)."""
-
-    id: int
-    client_id: int
-    records: int
-    total: int
-    data: bytes
 
 
 @dataclass(slots=True)
@@ -179,11 +170,11 @@ class Journal:
         )
         return int(cursor.fetchone()[0])
 
-    def put_tag_set(self, client_id: int, id: int, tags: tuple[str, ...]) -> None:
+    def put_tag_set(self, client_id: int, tag_set: int, tags: tuple[str, ...]) -> None:
         """Store a client's tag set."""
         self._connection.execute(
             "INSERT OR REPLACE INTO tag_sets VALUES (?, ?, ?)",
-            (client_id, id, msgpack.packb(tags)),
+            (client_id, tag_set, msgpack.packb(tags)),
         )
 
     def append(
@@ -199,7 +190,7 @@ class Journal:
         cursor = self._connection.execute(
             "INSERT INTO batches (run_id, client_id, records, total, kinds, data) "
             "VALUES (?, ?, ?, ?, ?, ?)",
-            (run_id, client_id, records, total, _kinds_text(kinds), data),
+            (run_id, client_id, records, total, kinds_text(kinds), data),
         )
         self.totals[run_id] = total
         self.last_row = cast("int", cursor.lastrowid)
@@ -265,7 +256,7 @@ class Journal:
     def newest_row_with(self, run_id: int, kind: str) -> int:
         """The newest row of a run that holds a value of `kind`, or 0."""
         sql = "SELECT max(id) FROM batches WHERE run_id = ? AND kinds != '' AND instr(kinds, ?)"
-        found = self._connection.execute(sql, (run_id, _kinds_text([kind]))).fetchone()
+        found = self._connection.execute(sql, (run_id, kinds_text([kind]))).fetchone()
         return int(found[0] or 0)
 
     def clients(self) -> list[ClientRow]:
@@ -278,21 +269,21 @@ class Journal:
 
     def runs(self) -> dict[int, RunSpec]:
         """All runs by their ids."""
-        return _read_runs(self._connection)
+        return read_runs(self._connection)
 
     def tag_counts(self, client_id: int) -> dict[int, int]:
         """How many tags each of a client's tag sets has."""
         rows = self._connection.execute(
             "SELECT id, tags FROM tag_sets WHERE client_id = ?", (client_id,)
         )
-        return {int(id): len(msgpack.unpackb(tags)) for id, tags in rows}
+        return {int(tag_set): len(msgpack.unpackb(tags)) for tag_set, tags in rows}
 
     def tag_set_ids(self, client_id: int) -> dict[tuple[str, ...], int]:
         """The ids of a client's tag sets."""
         rows = self._connection.execute(
             "SELECT id, tags FROM tag_sets WHERE client_id = ?", (client_id,)
         )
-        return {tuple(msgpack.unpackb(tags)): int(id) for id, tags in rows}
+        return {tuple(msgpack.unpackb(tags)): int(tag_set) for tag_set, tags in rows}
 
     def _number(self, sql: str, parameters: tuple[object, ...] = ()) -> int:
         found = self._connection.execute(sql, parameters).fetchone()
@@ -307,102 +298,9 @@ class Journal:
         return {int(run): int(total or 0) for run, total in rows}
 
 
-class JournalReader:
-    """A reading end, for one thread of any process.
-
-    Args:
-        path: the database file that the daemon writes.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._connection = sqlite3.connect(
-            f"file:{_quoted(path)}?mode=ro", uri=True, isolation_level=None, timeout=10
-        )
-        self._tag_sets: dict[int, dict[int, tuple[str, ...]]] = {}
-
-    def rows(
-        self,
-        after: int,
-        run_id: int | None = None,
-        *,
-        kind: str | None = None,
-        max_bytes: int = 4 << 20,
-        until: int | None = None,
-    ) -> list[Row]:
-        """Rows after row `after`, in order, until they have `max_bytes` together (at least one).
-
-        Read in one go: a long read would keep the write-ahead log from shrinking.
-        """
-        sql = "SELECT id, client_id, records, total, data FROM batches WHERE id > ?"
-        parameters: list[int | str] = [after]
-        if until is not None:
-            sql, parameters = sql + " AND id <= ?", [*parameters, until]
-        if run_id is not None:
-            sql, parameters = sql + " AND run_id = ?", [*parameters, run_id]
-        if kind is not None:
-            sql += " AND kinds != '' AND instr(kinds, ?)"
-            parameters = [*parameters, _kinds_text([kind])]
-        found: list[Row] = []
-        nbytes = 0
-        cursor = self._connection.execute(sql + " ORDER BY id", parameters)
-        try:
-            for values in cursor:
-                found.append(Row(*values))
-                nbytes += len(found[-1].data)
-                if nbytes >= max_bytes:
-                    break
-        finally:
-            cursor.close()
-        return found
-
-    def tag_sets(self, client_id: int, refresh: bool = False) -> Mapping[int, tuple[str, ...]]:
-        """A client's tag sets; asks the database again only with `refresh`."""
-        known = self._tag_sets.get(client_id)
-        if known is None or refresh:
-            rows = self._connection.execute(
-                "SELECT id, tags FROM tag_sets WHERE client_id = ?", (client_id,)
-            )
-            known = self._tag_sets[client_id] = {
-                int(id): tuple(msgpack.unpackb(tags)) for id, tags in rows
-            }
-        return known
-
-    def run_of_client(self, client_id: int) -> int:
-        """The run of a client."""
-        found = self._connection.execute(
-            "SELECT run_id FROM clients WHERE id = ?", (client_id,)
-        ).fetchone()
-        return int(found[0]) if found else 0
-
-    def runs(self) -> dict[int, RunSpec]:
-        """All runs by their ids."""
-        return _read_runs(self._connection)
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
-
-
-def pack_spec(spec: RunSpec) -> bytes:
-    """A run's description as it is stored."""
-    fields: dict[str, Any] = {
-        "name": spec.name,
-        "log_dir": spec.log_dir,
-        "tensorboard": spec.tensorboard,
-        "wandb": None if spec.wandb is None else dict(spec.wandb),
-        "config": dict(spec.config),
-        "tags": list(spec.tags),
-    }
-    return cast("bytes", msgpack.packb(fields))
-
-
-def unpack_spec(data: bytes) -> RunSpec:
-    """A run's description as it was stored."""
-    fields = cast("dict[str, Any]", msgpack.unpackb(data))
-    return RunSpec(**{**fields, "tags": tuple(fields["tags"])})
-
-
-def _open_or_quarantine(path: str, full_sync: bool, log: Callable[[str], None]) -> sqlite3.Connection:
+def _open_or_quarantine(
+    path: str, full_sync: bool, log: Callable[[str], None]
+) -> sqlite3.Connection:
     try:
         return _open(path, full_sync)
     except sqlite3.DatabaseError as error:
@@ -427,7 +325,9 @@ def _open(path: str, full_sync: bool) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_size_limit = 16777216")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version == 0:
-            connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+            connection.executescript(
+                f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            )
         elif version != SCHEMA_VERSION:
             raise sqlite3.DatabaseError(f"version {version} of the journal, not {SCHEMA_VERSION}")
         connection.execute("SELECT count(*) FROM sqlite_sequence").fetchone()
@@ -435,24 +335,3 @@ def _open(path: str, full_sync: bool) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
-
-
-def _kinds_text(kinds: Iterable[str]) -> str:
-    """Kinds as one text in which a kind can be found by its delimiters."""
-    return "".join(f",{kind}," for kind in sorted(kinds))
-
-
-def _read_runs(connection: sqlite3.Connection) -> dict[int, RunSpec]:
-    rows = connection.execute("SELECT id, spec FROM runs ORDER BY id")
-    return {int(id): unpack_spec(spec) for id, spec in rows}
-
-
-def _quoted(path: str) -> str:
-    return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-
-
-def rows_iterator(reader: JournalReader, after: int, until: int) -> Iterator[Row]:
-    """All rows after `after` up to `until`, a few megabytes at a time."""
-    while rows := reader.rows(after, until=until):
-        yield from rows
-        after = rows[-1].id

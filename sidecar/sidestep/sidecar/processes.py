@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from .channel import Channel, ChannelClosed
+from .channel import Channel, ChannelClosedError
 
 _BACKOFF_FIRST_S: Final = 0.25
 _BACKOFF_LAST_S: Final = 30.0
@@ -83,7 +83,7 @@ class Child:
         if self._channel is not None:
             try:
                 self._channel.send(message)
-            except ChannelClosed:
+            except ChannelClosedError:
                 pass  # `hear` will see the end of file
 
     def hear(self) -> list[dict[str, Any]] | None:
@@ -92,7 +92,7 @@ class Child:
             return None
         try:
             return self._channel.receive()
-        except ChannelClosed:
+        except ChannelClosedError:
             self._ended()
             return None
 

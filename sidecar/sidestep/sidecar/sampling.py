@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .ingest import ClientEntry, DaemonPoints, RunEntry
+from .roster import ClientEntry, DaemonPoints, RunEntry
 from .samplers.gpu_host import GpuSampler
 from .samplers.gpu_sample import GpuSample, gpu_scalars
 from .samplers.host import HostSampler

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .ingest import ClientEntry, RunEntry, Snapshot
+from .roster import ClientEntry, RunEntry, Snapshot
 from .supervisor import SinkHandle
 
 

@@ -16,10 +16,10 @@ from sidestep.proto import RunSpec
 
 from . import cursor_file
 from .cursor_file import Cursor
-from .ingest import Snapshot
-from .journal import pack_spec
+from .journal_reader import pack_spec
 from .naming import safe_name
 from .processes import Child
+from .roster import Snapshot
 
 _LINGER_S: Final = 1.0
 """A run whose last client has gone is closed after this, in case another joins at once."""

@@ -22,9 +22,9 @@ from typing import Any, Final, cast
 from sidestep.proto import RemoteProtocolError, RunSpec
 
 from . import cursor_file
-from .channel import Channel, ChannelClosed
+from .channel import Channel, ChannelClosedError
 from .cursor_file import Cursor
-from .journal import JournalReader, Row, unpack_spec
+from .journal_reader import JournalReader, Row, unpack_spec
 from .naming import safe_name
 from .points import Points, read_points
 from .sinks.base import Sink, SinkContext
@@ -104,7 +104,7 @@ class Worker:
                 extra = "wandb" if self._name == "wandb" else "sidecar"
                 self._say("failed", f"{error}. Run: pip install 'sidestep[{extra}]'")
                 return
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever a sink's library raises
                 failures = failures + 1 if self._sink is None else 1
                 pause = min(_BACKOFF_LAST_S, _BACKOFF_FIRST_S * 2 ** min(failures, 16))
                 traceback.print_exc()
@@ -181,7 +181,7 @@ class Worker:
         if sink is not None:
             try:
                 sink.close(False)
-            except Exception:
+            except Exception:  # noqa: BLE001 - it has failed already
                 traceback.print_exc()
 
     def _say(self, state: str, error: str | None = None, pause_s: float = 0.0) -> None:
@@ -227,7 +227,7 @@ def _listen(channel: Channel, inbox: queue.SimpleQueue[dict[str, Any]]) -> None:
         while True:
             for message in channel.receive():
                 inbox.put(message)
-    except ChannelClosed:
+    except ChannelClosedError:
         # The daemon is dead. Whatever the sink is doing, the next worker does it again.
         os._exit(0)
 
@@ -248,7 +248,7 @@ def main() -> None:
     def report(message: dict[str, Any]) -> None:
         try:
             channel.send(message)
-        except ChannelClosed:
+        except ChannelClosedError:
             os._exit(0)
 
     Worker(

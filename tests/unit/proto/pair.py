@@ -10,26 +10,25 @@ journalled with what was emitted.
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from dataclasses import dataclass, field, replace
 
 from sidestep.proto import (
-    Bye,
+    Array,
+    Batch,
+    Books,
     ClientSession,
     Gap,
     Hello,
     Message,
-    Part,
-    Books,
-    Batch,
-    Reject,
-    RunSpec,
     Nack,
+    Part,
+    RunSpec,
     Scalars,
     ServerSession,
     Tags,
     Value,
-    Array,
     decode,
     encode,
 )
@@ -73,7 +72,9 @@ class Link:
     repeat: float = 0.0
     delay_s: float = 0.0  # up to this; frames overtake each other when it is not zero
     latency_s: float = 0.0
+    bytes_per_s: float = math.inf
     sent: int = 0
+    _free_at: float = 0.0
     _due: list[tuple[float, int, bytes]] = field(default_factory=list)
 
     def send(self, message: Message, now: float) -> None:
@@ -83,8 +84,9 @@ class Link:
             if self.random.random() < self.loss:
                 continue
             self.sent += 1
-            delay = self.random.random() * self.delay_s
-            heapq.heappush(self._due, (now + self.latency_s + delay, self.sent, frame))
+            self._free_at = max(now, self._free_at) + len(frame) / self.bytes_per_s
+            delay = self.latency_s + self.random.random() * self.delay_s
+            heapq.heappush(self._due, (self._free_at + delay, self.sent, frame))
 
     def arrived(self, now: float) -> Message | None:
         if self._due and self._due[0][0] <= now:
@@ -135,7 +137,9 @@ class Trainer:
 
     def drop(self, first_seq: int, last_seq: int) -> None:
         """As an outbox does: only what was never sent."""
-        self.holes.update(range(max(first_seq, self.sent_seq + 1), min(last_seq, self.last_seq) + 1))
+        self.holes.update(
+            range(max(first_seq, self.sent_seq + 1), min(last_seq, self.last_seq) + 1)
+        )
 
     def finish(self) -> None:
         self.finishing = True
@@ -190,10 +194,13 @@ class Trainer:
             size, messages = 0, [Gap(first, last, "full")]
         elif first in self.large:
             data = self.records[first - 1]
-            size, messages = len(data), [
-                Part(first, at, len(data), data[at : at + PART_BYTES])
-                for at in range(0, len(data), PART_BYTES)
-            ]
+            size, messages = (
+                len(data),
+                [
+                    Part(first, at, len(data), data[at : at + PART_BYTES])
+                    for at in range(0, len(data), PART_BYTES)
+                ],
+            )
         else:
             # A slice of an outbox begins where one was cut before, so some records go twice.
             while first > 1 and first % 3 and self._small(first - 1):
@@ -364,6 +371,37 @@ class Pair:
         self.up.cut()
         self.down.cut()
 
+    def emit(self, count: int, new_tags: bool = False) -> None:
+        for n in range(count):
+            self.trainer.emit(float(n), new_tags and n == 0)
+
+    def emit_large(self, nbytes: int) -> None:
+        self.trainer.emit_large(nbytes)
+
+    def emit_poison(self) -> None:
+        """A record that the daemon can never take."""
+        self.trainer.emit(POISON)
+
+    def drop(self, first: float, last: float) -> None:
+        """Drop a portion of all records, as far as they were not sent."""
+        count = self.trainer.last_seq
+        self.trainer.drop(1 + int(first * count), int(last * count))
+
+    def finish(self) -> None:
+        self.trainer.finish()
+
+    def commit(self, how: str) -> None:
+        """End the daemon's transaction, and say whether it shall always do so by itself."""
+        self.daemon.committing = how == "always"
+        self.daemon.commit(fail=how == "fail")
+
+    def crash(self, down_s: float, fresh_journal: bool) -> None:
+        """Kill the daemon; another comes up after `down_s`."""
+        self.daemon.crash(down_s, fresh_journal)
+
+    def set_credit(self, credit: int) -> None:
+        self.daemon.credit = credit
+
     def run(self, seconds: float) -> None:
         """Let time pass."""
         until = self.now + seconds
@@ -430,11 +468,3 @@ class Pair:
             f"t={self.now:.2f} client={vars(self.client)} daemon="
             f"{vars(session) if session else None} journals={self.daemon.journals}"
         )
-
-
-def reject(pair: Pair) -> None:
-    """The daemon refuses the client, out of the blue."""
-    pair.down.send(Reject("full", "too many clients"), pair.now)
-
-
-__all__ = ["BATCH_RECORDS", "CREDIT", "PART_BYTES", "POISON", "STEP_S", "Bye", "Pair", "reject"]

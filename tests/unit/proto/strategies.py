@@ -37,6 +37,7 @@ uints = st.integers(0, MAX_SEQ)
 seqs = st.integers(1, MAX_SEQ)
 steps = st.integers(-MAX_SEQ - 1, MAX_SEQ)
 names = st.text(st.characters(codec="utf-8"), max_size=40)
+codes = st.text(st.characters(codec="utf-8"), max_size=16)
 tags = st.text(st.characters(codec="utf-8"), min_size=1, max_size=40)
 blobs = st.binary(min_size=1, max_size=200)
 
@@ -89,7 +90,7 @@ ranges = st.tuples(seqs, seqs).map(sorted)
 MESSAGES: dict[type[Message], st.SearchStrategy[Message]] = {
     Hello: hellos,
     Welcome: st.builds(Welcome, uints, uints, uints, uints, uints, uints),
-    Reject: st.builds(Reject, names, names),
+    Reject: st.builds(Reject, codes, names),
     Tags: st.builds(
         Tags,
         uints,
@@ -103,8 +104,8 @@ MESSAGES: dict[type[Message], st.SearchStrategy[Message]] = {
     ),
     Gap: st.builds(lambda seqs, reason: Gap(*seqs, reason), ranges, names),
     Ack: st.builds(Ack, uints, uints, uints),
-    Nack: st.builds(Nack, names, names, uints, uints),
-    Alarm: st.builds(Alarm, tags, names, steps, names),
+    Nack: st.builds(Nack, codes, names, uints, uints),
+    Alarm: st.builds(Alarm, tags, codes, steps, names),
     Ping: st.builds(Ping, books),
     Pong: st.builds(Pong),
     Bye: st.builds(Bye, uints, books),
@@ -129,7 +130,9 @@ scalars = st.builds(
 @st.composite
 def arrays(draw: st.DrawFn) -> Array:
     dtype = draw(st.sampled_from(sorted(DTYPE_SIZES)))
-    shape = tuple(draw(st.lists(st.integers(0, 4), max_size=3 if draw(st.booleans()) else MAX_NDIM)))
+    shape = tuple(
+        draw(st.lists(st.integers(0, 4), max_size=3 if draw(st.booleans()) else MAX_NDIM))
+    )
     size = math.prod(shape) * DTYPE_SIZES[dtype]
     if size > 4096:
         shape, size = (3,), 3 * DTYPE_SIZES[dtype]

@@ -108,8 +108,10 @@ def test_a_nan_keeps_its_payload() -> None:
 def test_the_layout_is_the_documented_one() -> None:
     data = encode_scalars(Scalars(3, -4, 5, (1.0, 2.0)))
     assert data == struct.pack("<IBBHIIqqdd", 48, 1, 0, 0, 3, 2, -4, 5, 1.0, 2.0)
-    meta = msgpack.packb(["blob", "train/x", {"caption": "two"}, [["uint8", [3]], ["float32", [2, 1]]]])
-    head = struct.pack("<IBBHqqII", 32 + -(-len(meta) // 8) * 8 + 16, 2, 0, 0, -5, 10**18, len(meta), 0)
+    specs = [["uint8", [3]], ["float32", [2, 1]]]
+    meta = msgpack.packb(["blob", "train/x", {"caption": "two"}, specs])
+    length = 32 + -(-len(meta) // 8) * 8 + 8 + 8
+    head = struct.pack("<IBBHqqII", length, 2, 0, 0, -5, 10**18, len(meta), 0)
     body = meta + bytes(-len(meta) % 8) + b"abc" + bytes(5) + struct.pack("<2f", 1.5, -0.0)
     assert join(VALUE_OF_TWO) == head + body
 

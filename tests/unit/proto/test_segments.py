@@ -6,11 +6,13 @@ import random
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from sidestep.proto import (
+    Array,
     Batch,
     Gap,
     Hello,
@@ -20,7 +22,6 @@ from sidestep.proto import (
     RunSpec,
     Scalars,
     Value,
-    Array,
     encode,
 )
 from sidestep.proto.limits import (
@@ -35,13 +36,11 @@ from sidestep.proto.records import encode_scalars, encode_value, walk
 from sidestep.proto.segments import (
     ACKED_DROPPED,
     ACKED_SEQ,
-    DROPPED,
     LARGE,
     PIECE,
     SMALL,
     STUB,
     TAGS_USED,
-    Layout,
     Outbox,
     plan,
 )
@@ -194,7 +193,8 @@ def record(seq: int, size: int) -> bytes:
 
 def large_record(seq: int, size: int) -> bytes:
     data = random.Random(seq).randbytes(size)
-    return b"".join(encode_value(Value("blob", "t", seq, 0, {}, [Array("uint8", (size,), data)]))[1])
+    value = Value("blob", "t", seq, 0, {}, [Array("uint8", (size,), data)])
+    return b"".join(encode_value(value)[1])
 
 
 def adopt(memory: bytes) -> tuple[Hello, list[tuple[str, ...]], Held]:
@@ -270,15 +270,15 @@ CHANGES = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(CHANGES, max_size=30))
+@settings(max_examples=100, deadline=None)
+@given(st.lists(CHANGES, min_size=5, max_size=40))
 def test_killed_at_any_store_it_holds_what_was_committed(
     script: list[tuple[str, object]],
 ) -> None:
     client = Client()
     for name, argument in script:
         before, tags_before = dict(client.held), list(client.tag_sets)
-        moments = list(changes(client, lambda: getattr(client, name)(argument)))
+        moments = list(changes(client, partial(getattr(client, name), argument)))
         changed: set[int] = set()  # what has changed stays so, at every later store
         for moment in moments:
             hello, tag_sets, found = adopt(moment)
@@ -555,11 +555,10 @@ def test_damaged_memory_is_adopted_or_refused_and_nothing_else(filled: Client) -
         try:
             found = Outbox.attach(memoryview(memory))
             encode(found.hello())
-            assert all(0 < len(tags) for tags in found.tag_sets())
+            assert all(len(tags) > 0 for tags in found.tag_sets())
             for message in found.messages():
                 encode(message)
             adopted += 1
         except RemoteProtocolError:
             pass
     assert 400 < adopted < 3600  # else the damage is too much, or too little, to say much
-    assert DROPPED != LARGE

@@ -196,14 +196,14 @@ class FakeDaemon:
 
     def _history(self, request: dict[str, Any]) -> dict[str, Any]:
         rows = list(enumerate(self.journal, 1))
-        run = request["run"] or (rows[-1][1][0] if rows else None)
+        run = request["run"]
         after = request["after"]
         points = [
             point
             for number, row in rows
             if after is None or number > after
             for point in _points(row, request["tags"])
-            if row[0] == run
+            if run in (None, row[0])
         ]
         if after is None:
             points = _newest(points, request["points"])

@@ -306,8 +306,8 @@ def test_status_for_people_says_what_is_wrong_and_what_to_do(daemon: FakeDaemon)
         ),
         run_status("bad\x1b[2J", state="lost"),
     ]
-    daemon.gpus = [{"index": 0, "name": "H100", "utilization": 97.0}]
-    daemon.host = {"cpu_percent": 12.0, "memory_used_gb": 3.2, "memory_total_gb": 16.0}
+    daemon.gpus = [{"index": 0, "name": "H100", "values": {"utilization": 97.0}}]
+    daemon.host = {"system/cpu_percent": 12.0, "system/memory_used_gb": 3.2}
     done = sidestep(daemon.paths, "status")
     assert done.returncode == 0, done.stderr
     text = " ".join(done.stdout.split())
@@ -322,7 +322,7 @@ def test_status_for_people_says_what_is_wrong_and_what_to_do(daemon: FakeDaemon)
         "wandb degraded, 340 behind: 401",
         "its trainer vanished",
         "GPU 0 H100 97 %",
-        "cpu 12 % memory 3.2/16 GB",
+        "cpu 12 % memory 3.2 GB",
     ):
         assert said in text
     assert "\x1b" not in done.stdout
@@ -689,7 +689,7 @@ def test_the_live_table_fills_the_terminal_and_gives_it_back(
     daemon: FakeDaemon, width: int, height: int
 ) -> None:
     daemon.runs = [run_status("vit-b", last_step=3)]
-    daemon.gpus = [{"index": 0, "name": "H100", "utilization": 97.0}]
+    daemon.gpus = [{"index": 0, "name": "H100", "values": {"utilization": 97.0}}]
     tags = {f"gradients/encoder.blocks.{index}.attention.qkv.weight": 0.5 for index in range(500)}
     for step in range(30):
         daemon.emit("vit-b", {"train/loss": 1 / (step + 1), **tags}, step)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import resource
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +23,7 @@ from sidestep.sidecar.sinks.event_file import (
     version_record,
 )
 from tests.support.event_reader import events
+from tests.support.full_disk import file_size_limit
 
 NAME = "events.out.tfevents.1700000000.host.1.0"
 
@@ -40,19 +39,6 @@ def opened(path: Path, offset: int = 0) -> Iterator[EventFile]:
         yield file
     finally:
         file.close()
-
-
-@contextmanager
-def file_size_limit(limit_bytes: int) -> Iterator[None]:
-    """The kernel takes what fits and refuses the rest, as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, before)
 
 
 @pytest.fixture

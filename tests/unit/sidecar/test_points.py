@@ -173,6 +173,13 @@ def _splits(data: bytes) -> bool:
     return True
 
 
+def test_records_begin_at_multiples_of_eight() -> None:
+    odd = bytearray(encode([Value("text", "t", 1, 1, {"text": "x" * 40})])[:36])
+    odd[:4] = (36).to_bytes(4, "little")
+    with pytest.raises(RemoteProtocolError, match="at byte 0"):
+        list(split(odd * 2))
+
+
 @pytest.mark.parametrize("tag_sets", [{}, {2: ("only one",)}, {2: ("a", "b", "c")}])
 def test_a_tag_set_must_be_defined_and_as_wide(tag_sets: dict[int, tuple[str, ...]]) -> None:
     data = encode([Scalars(2, 0, 0, (1.0, 2.0))])

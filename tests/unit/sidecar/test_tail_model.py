@@ -170,6 +170,23 @@ def test_without_a_name_takes_the_run_that_the_daemon_names() -> None:
     assert follower.run == "newest"
 
 
+def test_without_a_name_takes_the_last_to_have_points_and_shows_no_other() -> None:
+    follower = Follower(None)
+    follower.request()
+    points = history(5, (4,), run="old")["points"] + history(5, (5,), run="new")["points"]
+    reply = {**history(5, run=None), "points": points}
+    assert steps_of(follower.on_history(reply)) == [5]
+    assert follower.run == "new"
+
+
+def test_without_a_name_and_without_points_takes_the_last_that_runs() -> None:
+    follower = Follower(None)
+    follower.request()
+    runs = [{"run": run, "state": state} for run, state in (("a", "running"), ("b", "finished"))]
+    follower.on_history({**history(5, run=None), "runs": runs})
+    assert follower.run == "a"
+
+
 def test_without_a_name_takes_the_first_run_that_comes() -> None:
     follower = caught_up(None)
     follower.run = None
@@ -455,10 +472,12 @@ def test_the_header_says_state_alarm_drops_lag_and_gpu() -> None:
             {
                 "index": 0,
                 "name": "H100",
-                "utilization": 97.4,
-                "memory_used_gb": 61.4,
-                "memory_total_gb": 80.0,
-                "power_w": 612,
+                "values": {
+                    "utilization": 97.4,
+                    "memory_used_gb": 61.4,
+                    "memory_total_gb": 80.0,
+                    "power_w": 612.0,
+                },
             }
         ],
     }
@@ -475,7 +494,7 @@ def test_the_header_says_state_alarm_drops_lag_and_gpu() -> None:
 
 def test_eight_gpus_take_two_lines() -> None:
     model = model_of("train/loss")
-    model.status = {"gpus": [{"index": i, "name": "H100", "utilization": 9.0} for i in range(64)]}
+    model.status = {"gpus": [{"index": index, "name": "NVIDIA H100"} for index in range(64)]}
     lines = text_of(model)
     assert sum("GPU" in line for line in lines) == 2
     assert any(line.endswith("…") or "(+" in line for line in lines)
@@ -483,7 +502,7 @@ def test_eight_gpus_take_two_lines() -> None:
 
 def test_without_a_gpu_the_host_is_shown() -> None:
     model = model_of("train/loss")
-    model.status = {"gpus": [], "host": {"cpu_percent": 63.2, "memory_used_gb": 5.1}}
+    model.status = {"gpus": [], "host": {"system/cpu_percent": 63.2, "system/memory_used_gb": 5.1}}
     assert "cpu 63 %  memory 5.1 GB" in text_of(model)
 
 

@@ -20,7 +20,7 @@ from sidestep.sidecar.sinks import event_file, tensorboard
 from sidestep.sidecar.sinks.base import Sink, SinkContext, SinkState
 from sidestep.sidecar.sinks.tensorboard import TensorBoardSink
 from tests.support.event_reader import block, events, scalars, scalars_of, text
-from tests.unit.sidecar.test_event_file import file_size_limit
+from tests.support.full_disk import file_size_limit
 
 NOW = 1_700_000_000
 

@@ -129,11 +129,27 @@ FINITE = st.floats(-1e19, 1e19) | st.sampled_from([0.0, -0.0, 1e-12, -1e-12, 1e-
 
 
 @calm
-@given(values=st.lists(FINITE, min_size=1, max_size=30))
-def test_a_histogram_is_as_torch_writes_it(torch_bins: list[float], values: list[float]) -> None:
+@given(
+    values=st.lists(FINITE | st.floats(-1, 1, width=16), min_size=1, max_size=30),
+    bins=st.sampled_from([None, None, 1, 7, 64]),
+)
+def test_a_histogram_is_as_torch_writes_it(
+    torch_bins: list[float], values: list[float], bins: int | None
+) -> None:
     array = np.array(values)
-    theirs = summary.histogram("tag", array, torch_bins).value[0]
-    assert_same_histogram(shown("histogram", array, bins=None).histo, theirs.histo)
+    try:
+        theirs = summary.histogram("tag", array, torch_bins if bins is None else bins).value[0]
+    except ValueError as error:
+        assert "Too many bins" in str(error)  # noqa: PT017  # see the next test
+    else:
+        assert_same_histogram(shown("histogram", array, bins=bins).histo, theirs.histo)
+
+
+@pytest.mark.parametrize("array", [[1.0, np.nextafter(1.0, 2.0)], [-1.5e308, 1.5e308]])
+def test_a_range_that_has_no_such_bins_gets_the_usual_ones(array: list[float]) -> None:
+    ours = shown("histogram", np.array(array), bins=30)
+    assert ours == shown("histogram", np.array(array), bins=None)
+    assert sum(ours.histo.bucket) == 2
 
 
 @pytest.mark.parametrize("dtype", DTYPE_SIZES)

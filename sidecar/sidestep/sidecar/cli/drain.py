@@ -138,7 +138,7 @@ class _Lines:
 def describe(pending: Sequence[Pending]) -> str:
     """What is left, in one line."""
     if not pending:
-        return "nothing is left but the last flush"
+        return "no sink is behind, but not all has reached them yet"
     shown = [
         wording.printable(f"{one.run} → {one.sink} ({wording.count(one.lag_records)} records)")
         for one in pending[:5]

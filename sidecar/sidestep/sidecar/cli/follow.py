@@ -141,8 +141,9 @@ class Follower:
             self._first_row = after if after is not None else row
         self._row, self._row_daemon = max(row, self._row or 0), daemon_id
         if self.run is None:
-            self.run = reply.get("run")
-        blocks = self._filtered(map(_block_of_point, reply["points"]))
+            self.run = _most_recent(reply)
+        points = (point for point in reply["points"] if point["run"] == self.run)
+        blocks = self._filtered(map(_block_of_point, points))
         same = self._asked_heard == self._heard == daemon_id
         if self._heard is not None and same and not reply.get("more"):
             self._caught_up = True
@@ -202,6 +203,20 @@ class Follower:
 
     def _filtered(self, blocks: Iterable[Block]) -> list[Block]:
         return [wanted for block in blocks if (wanted := self._wanted(block)) is not None]
+
+
+def _most_recent(reply: Mapping[str, Any]) -> str | None:
+    """The run to follow when none was named: the last to have points, or to be known at all."""
+    named: str | None = reply.get("run")
+    if named is not None:
+        return named
+    runs = reply.get("runs") or ()
+    running = [run for run in runs if run.get("state") == "running"]
+    for candidates in (reply["points"], running, runs):
+        if candidates:
+            last: str = candidates[-1]["run"]
+            return last
+    return None
 
 
 def _block_of_point(point: Mapping[str, Any]) -> Block:

@@ -97,8 +97,11 @@ def _daemon_line(daemon: Mapping[str, Any]) -> str:
 
 def _machine(answer: Mapping[str, Any]) -> Iterator[str]:
     yield from map(wording.gpu, answer.get("gpus") or ())
-    if host := wording.host(answer.get("host") or {}):
-        yield f"host  {host}"
+    host: Mapping[str, Any] = answer.get("host") or {}
+    if figures := wording.host(host):
+        yield f"host  {figures}"
+    if reason := (host.get("gpu_sampler") or {}).get("error"):
+        yield wording.printable(f"GPUs  not all can be read: {reason}")
 
 
 def _run_lines(run: Mapping[str, Any]) -> Iterator[Text]:
@@ -137,8 +140,12 @@ def _style(well: bool, normal: str = "") -> str:
 
 def troubles(answer: Mapping[str, Any], log: str) -> Iterator[str]:
     """What is wrong, each with what to do about it."""
-    for error in answer.get("errors") or ():
-        yield wording.printable(str(error))
+    daemon: Mapping[str, Any] = answer.get("daemon") or {}
+    if daemon.get("storage_error"):
+        yield wording.printable(
+            f"the journal in {daemon.get('state_dir')} takes nothing: {daemon['storage_error']}. "
+            "Trainers hold their metrics meanwhile, as long as they have room; make space there"
+        )
     for run in answer.get("runs") or ():
         name = wording.printable(str(run.get("run")))
         if alarm := wording.alarm(run.get("alarm")):

@@ -18,8 +18,9 @@ _GPU_FIGURES: Final = (
     ("temperature_c", "{:.0f} °C"),
 )
 _HOST_FIGURES: Final = (
-    ("cpu_percent", "cpu {:.0f} %"),
-    ("memory_used_gb", "memory {:.1f} GB"),
+    ("system/cpu_percent", "cpu {:.0f} %"),
+    ("system/memory_used_gb", "memory {:.1f} GB"),
+    ("system/memory_percent", "({:.0f} %)"),
 )
 
 
@@ -120,7 +121,7 @@ def gpu(state: Mapping[str, Any]) -> str:
     name = f"GPU {state.get('index', '?')}"
     if state.get("name"):
         name += f" {state['name']}"
-    return printable("  ".join([name, *_figures(state, _GPU_FIGURES)]))
+    return printable("  ".join([name, *_figures(state.get("values") or {}, _GPU_FIGURES)]))
 
 
 def host(state: Mapping[str, Any]) -> str:

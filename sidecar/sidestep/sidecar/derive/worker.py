@@ -15,8 +15,8 @@ from typing import Any
 
 from sidestep.proto import RemoteProtocolError, Value
 
-from ..channel import Channel, ChannelClosed
-from ..journal import JournalReader, Row
+from ..channel import Channel, ChannelClosedError
+from ..journal_reader import JournalReader, Row
 
 _MAX_BYTES = 16 << 20
 
@@ -37,7 +37,7 @@ def main() -> None:
                     run_id, after = int(message["run_id"]), int(message["after"])
                     after = max(after, done.get(run_id, 0))
                     done[run_id] = _derive(channel, reader, run_id, after)
-    except ChannelClosed:
+    except ChannelClosedError:
         os._exit(0)
 
 
@@ -57,9 +57,11 @@ def _scalars(reader: JournalReader, row: Row) -> list[tuple[int, int, dict[str, 
 
     found: list[tuple[int, int, dict[str, float]]] = []
     try:
-        for points in read_points(row.data, reader.tag_sets(row.client_id, refresh=True)):
-            if isinstance(points, Value) and points.kind == "moments":
-                found.append((points.step, points.time_ns, scalars(points)))
+        found.extend(
+            (points.step, points.time_ns, scalars(points))
+            for points in read_points(row.data, reader.tag_sets(row.client_id, refresh=True))
+            if isinstance(points, Value) and points.kind == "moments"
+        )
     except RemoteProtocolError as error:
         print(f"moments in journal row {row.id} cannot be read: {error}", flush=True)
     return found

@@ -134,13 +134,17 @@ def _exponential_edges() -> npt.NDArray[np.float64]:
 def _equal_edges(bins: object, low: float, high: float) -> npt.NDArray[np.float64]:
     if not isinstance(bins, int) or not 0 < bins <= _MAX_BINS:
         raise ValueError(f"bins must be an integer from 1 to {_MAX_BINS}, not {bins!r:.40}")
-    return np.histogram_bin_edges(np.array([low, high]), bins)
+    try:
+        edges = np.histogram_bin_edges(np.array([low, high]), bins)
+    except ValueError:  # the range has fewer numbers than that, or is itself no finite number
+        return _exponential_edges()
+    return edges if np.isfinite(edges).all() else _exponential_edges()
 
 
-def _finite_chunks(data: npt.NDArray[Any]) -> Iterator[npt.NDArray[np.float64]]:
-    """Yield the finite values in float64, some of them at a time."""
+def _finite_chunks(data: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    """Yield the finite values, some of them at a time."""
     for start in range(0, len(data), _HISTOGRAM_CHUNK):
-        chunk = data[start : start + _HISTOGRAM_CHUNK].astype(np.float64)
+        chunk = data[start : start + _HISTOGRAM_CHUNK]
         finite = np.isfinite(chunk)
         yield chunk if finite.all() else chunk[finite]
 
@@ -150,17 +154,23 @@ def _moments(data: npt.NDArray[Any]) -> tuple[int, float, float, float, float]:
     count, low, high, total, squares = 0, np.inf, -np.inf, 0.0, 0.0
     for chunk in _finite_chunks(data):
         if chunk.size:
+            doubles = chunk.astype(np.float64)
             count += chunk.size
-            low, high = min(low, chunk.min()), max(high, chunk.max())
-            total += chunk.sum()
-            squares += np.square(chunk).sum()  # not BLAS: its threads add up in any order
+            low, high = min(low, doubles.min()), max(high, doubles.max())
+            total += doubles.sum()
+            squares += np.square(doubles).sum()  # not BLAS: its threads add up in any order
     return count, float(low), float(high), float(total), float(squares)
 
 
 def _counts(data: npt.NDArray[Any], edges: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """How many finite values lie in each bucket, the upper limit of the last one included."""
     counts = np.zeros(len(edges) - 1, np.int64)
     for chunk in _finite_chunks(data):
-        counts += np.histogram(chunk, bins=edges)[0]
+        # As np.histogram does it, but sorted as what they are: float32 takes half the time.
+        ordered = np.sort(chunk).astype(np.float64)
+        below = ordered.searchsorted(edges, side="left")
+        below[-1] = ordered.searchsorted(edges[-1], side="right")
+        counts += np.diff(below)
     return counts
 
 

@@ -36,7 +36,7 @@ from ..points import Points, ScalarBlock
 from .base import SinkContext, SinkState
 from .wandb_file import NO_RECORDS, RecordReader, cut, is_row, rows_before
 from .wandb_rows import Row, RowLog, key_of
-from .wandb_run import FOLDER, WandbError, keeps_up, start_run, without_key
+from .wandb_run import FOLDER, WandbError, core_is_alive, keeps_up, start_run, without_key
 from .wandb_values import IGNORED, object_of
 
 _BATCH_ROWS: Final = 256
@@ -44,6 +44,9 @@ _BATCH_ROWS: Final = 256
 
 _STALL_S: Final = 15.0
 """How long the file may stay as it is while a commit waits for rows in it."""
+
+_SUSPICIOUS_S: Final = 0.5
+"""How long it may before wandb-core is looked for."""
 
 _POLL_S: Final = 0.005
 
@@ -125,8 +128,10 @@ class WandbSink:
             self._await_rows(self._reader)
         return self._state()
 
-    def close(self, finished: bool) -> None:  # noqa: ARG002  # a W&B run that goes on is resumed
+    def close(self, finished: bool) -> None:
         """Finish the W&B run: its file is complete then, and online everything is uploaded.
+
+        A run that goes on (not `finished`) is resumed by the next `open`.
 
         Raises:
             WandbError: not everything could be uploaded. It is in the file; the next `open`, with
@@ -137,7 +142,7 @@ class WandbSink:
         run, self._run, self._log = self._run, None, None
         try:
             run.finish(exit_code=0)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # wandb's, pydantic's, asyncio's, the system's
             raise WandbError(
                 f"W&B did not take everything ({without_key(error)}); it is kept in "
                 f"{Path(self._context.run.log_dir, self._file)}"
@@ -160,19 +165,21 @@ class WandbSink:
         }
 
     def _await_rows(self, reader: RecordReader) -> None:
-        last_progress = self._clock()
+        waited_since = self._clock()
         while self._missing > 0:
-            records = reader.read()
-            if records:
+            if records := reader.read():
                 self._missing -= sum(is_row(record) for _, record in records)
-                last_progress = self._clock()
-            elif self._clock() - last_progress < _STALL_S:
-                time.sleep(_POLL_S)
-            else:
+                waited_since = self._clock()
+                continue
+            waited_s = self._clock() - waited_since
+            if waited_s > _SUSPICIOUS_S and not core_is_alive():
+                raise WandbError(f"wandb-core has died with {self._missing} rows")
+            if waited_s > _STALL_S:
                 raise WandbError(
                     f"wandb-core has written nothing to {self._file} for {_STALL_S:.0f} s, and "
                     f"{self._missing} rows are missing there; is the disk full?"
                 )
+            time.sleep(_POLL_S)
 
     def _make_good(self, state: SinkState) -> None:
         """Bring W&B to where the last commit of a worker that died had it."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 STEP_METRIC: Final = "global_step"
 """The metric that all others are drawn over. W&B's own step refuses to go backwards."""
@@ -95,7 +95,7 @@ def _batch_sender(run: Any) -> Callable[[Sequence[Row]], None] | None:
     try:
         from wandb.proto import wandb_server_pb2
 
-        server_request: Any = wandb_server_pb2.ServerRequest
+        server_request = cast("Any", wandb_server_pb2).ServerRequest
         interface = run._interface
         run_in_loop, publish = interface._asyncer.run, interface._client.publish
         _request_of(Row(0, 0.0, {"tag": 0.0}), interface, server_request)

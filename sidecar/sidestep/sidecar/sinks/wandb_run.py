@@ -7,13 +7,17 @@ answer, so the run is kept offline.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
+
+import psutil
 
 from sidestep.proto import RunSpec, SidestepError
 
@@ -68,7 +72,7 @@ def start_run(spec: RunSpec, log: Callable[[str], None]) -> Any:
     given = checked_settings(spec.wandb or {})
     wandb = _import_wandb()
     settings = _settings(wandb)
-    mode = _mode(wandb, given, log)
+    mode = _mode(wandb, given)
     if mode == "disabled":
         log("W&B is disabled by its mode: nothing is sent there and nothing is kept for it")
         return None
@@ -89,19 +93,22 @@ def start_run(spec: RunSpec, log: Callable[[str], None]) -> Any:
             dir=spec.log_dir,
             config=dict(spec.config),
             allow_val_change=True,  # a resumed run may have another configuration
-            mode=mode,
+            mode=mode or "offline",
             settings=settings,
         )
-    except Exception as error:  # wandb raises its own errors, pydantic's and the system's
+    except Exception as error:  # noqa: BLE001  # wandb's, pydantic's, the system's
         for path in _folders_of(folder, run_id) - before:
-            log(f"W&B left {path} behind: nothing was logged there")
+            shutil.rmtree(path, ignore_errors=True)  # an empty one for each attempt
         raise WandbError(f"W&B cannot start the run: {without_key(error)}") from None
     if not os.path.samefile(Path(run.settings.sync_file).parents[1], folder):
         raise WandbError(f"W&B would write to {run.settings.sync_file}, not into {folder}")
     run.define_metric(STEP_METRIC, hidden=True)
     run.define_metric("*", step_metric=STEP_METRIC)
-    if mode == "offline" and "mode" not in given:
-        log(f"W&B is offline; to upload the run: wandb sync {Path(run.settings.sync_file).parent}")
+    if mode is None:
+        log(
+            "W&B has no API key (WANDB_API_KEY, or `wandb login`), so the run is kept offline; to "
+            f"upload it: wandb sync {Path(run.settings.sync_file).parent}"
+        )
     if not keeps_up(run):
         log(
             f"wandb {wandb.__version__} writes to its file when it likes: up to 32 KiB are lost if "
@@ -113,6 +120,15 @@ def start_run(spec: RunSpec, log: Callable[[str], None]) -> Any:
 def keeps_up(run: Any) -> bool:
     """Whether wandb-core writes to the run's file soon after it has taken something."""
     return hasattr(run.settings, _FILE_SETTING)
+
+
+def core_is_alive() -> bool:
+    """Whether this process has a wandb-core that runs (or is stopped)."""
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.name() == "wandb-core" and child.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
 
 
 def checked_settings(given: Mapping[str, object]) -> dict[str, Any]:
@@ -136,8 +152,8 @@ def stable_id(spec: RunSpec) -> str:
 
 
 def without_key(error: BaseException) -> str:
-    """What `error` says, whatever it says without the API key."""
-    text = str(error) or type(error).__name__
+    """What `error` says, in one line and without the API key."""
+    text = " ".join(str(error).split()) or type(error).__name__
     key = os.environ.get("WANDB_API_KEY")
     return text.replace(key, "***") if key else text
 
@@ -152,22 +168,19 @@ def _import_wandb() -> Any:
         import wandb
     except ImportError as error:
         raise WandbError(
-            f"W&B is not installed ({error}); pip install 'sidestep[wandb]'"
+            f"wandb cannot be imported ({error}); pip install 'sidestep[wandb]'"
         ) from error
     return wandb
 
 
-def _mode(wandb: Any, given: Mapping[str, Any], log: Callable[[str], None]) -> str:
-    """The mode that was asked for, or else what W&B's own settings make of it."""
-    mode = given.get("mode")
-    if mode is None:
-        # Settings files and the environment, read as `wandb.init` reads them.
-        mode = wandb.setup().settings.mode
-        if mode == "online" and "WANDB_MODE" not in os.environ and not _has_key(wandb):
-            log("W&B has no API key (WANDB_API_KEY, or `wandb login`): the run is kept offline")
-            mode = "offline"
-    known = {"dryrun": "offline", "run": "online"}
-    return known.get(str(mode), str(mode))
+def _mode(wandb: Any, given: Mapping[str, Any]) -> str | None:
+    """The mode that the run or the user asks for; None if it must be offline for want of a key."""
+    if "mode" in given:
+        return str(given["mode"])
+    # Settings files and the environment, read as `wandb.init` reads them.
+    mode = str(wandb.setup().settings.mode)
+    asked_for = mode != "online" or "WANDB_MODE" in os.environ
+    return mode if asked_for or _has_key(wandb) else None
 
 
 def _has_key(wandb: Any) -> bool:
@@ -175,7 +188,7 @@ def _has_key(wandb: Any) -> bool:
         return bool(wandb.login(prompt=False, verify=False))
     except TypeError:  # before 0.30 it could not be asked without a prompt
         return wandb.api.api_key is not None
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # one that is malformed, a file that is unreadable
         raise WandbError(f"W&B's API key: {without_key(error)}") from None
 
 

@@ -1,7 +1,7 @@
 """Values that are no plain numbers to W&B's data types: one function for each kind.
 
-To add a kind, write a renderer and name it in `RENDERERS`. It may raise `ValueError` or
-`TypeError`: the sink skips and counts a value that cannot be shown.
+To add a kind, write a renderer and name it in `RENDERERS`. It may raise anything but an OSError to
+say that a value cannot be shown: the sink skips and counts it.
 """
 
 from __future__ import annotations
@@ -32,13 +32,16 @@ def object_of(value: Value) -> object:
 
     Raises:
         ValueError: nothing here shows values of this kind, or this one is not as its kind says.
+        OSError: a file that wandb makes of it cannot be written.
     """
     render = RENDERERS.get(value.kind)
     if render is None:
         raise ValueError(f"W&B has nothing for values of kind {value.kind!r:.80}")
     try:
         return render(value)
-    except (TypeError, OverflowError) as error:
+    except OSError:  # a full disk, not a bad value
+        raise
+    except Exception as error:
         raise ValueError(str(error)) from error
 
 
@@ -50,7 +53,7 @@ def _text(value: Value) -> object:
 
     text = value.info.get("text")
     if not isinstance(text, str):
-        raise ValueError(f"text must be a string, not {type(text).__name__}")
+        raise TypeError(f"text must be a string, not {type(text).__name__}")
     # Escaped: the text is shown as it was emitted, and nothing in it runs in the reader's browser.
     shown = html.escape(text.encode("utf-8", "replace").decode())
     page = f'<meta charset="utf-8"><pre style="white-space: pre-wrap">{shown}</pre>'

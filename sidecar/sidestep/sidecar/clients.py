@@ -1,0 +1,291 @@
+"""Who speaks to this daemon: the clients' sessions, and what they have the journal do.
+
+Lives in ingest's thread. Everything here happens inside the transaction of one round; what a
+session says to its client goes out through `send`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
+
+from sidestep.proto import (
+    Books,
+    Gap,
+    Hello,
+    Message,
+    Nack,
+    Reject,
+    RemoteProtocolError,
+    RunSpec,
+    ServerSession,
+)
+from sidestep.proto.limits import MAX_TAG_SETS
+from sidestep.proto.session import (
+    DEAD_S,
+    Append,
+    CountGap,
+    DefineTags,
+    Farewell,
+    Send,
+    ServerAction,
+)
+
+from .journal import ClientRow, Journal
+from .points import check_rows
+from .roster import DERIVED_KIND, DERIVER, ClientEntry, Limits, RunEntry
+
+_REASSEMBLY_BYTES: Final = 256 << 20
+"""Memory for records that are coming in parts, of all clients together."""
+
+
+class Clients:
+    """All clients that this daemon knows, dead or alive.
+
+    Args:
+        journal: the writing end.
+        daemon_id: random number of this daemon's process.
+        limits: what to grant.
+        send: puts a message on the wire to a connection.
+        log: says something to the daemon's log.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        daemon_id: int,
+        limits: Limits,
+        send: Callable[[bytes, Message], None],
+        log: Callable[[str], None],
+    ) -> None:
+        self._journal = journal
+        self._daemon_id = daemon_id
+        self._limits = limits
+        self._send = send
+        self._log = log
+        self._clients: dict[bytes, ClientEntry] = {}
+        self._by_identity: dict[bytes, ClientEntry] = {}
+        self.runs: dict[int, RunEntry] = {}
+        self.credit = limits.credit_bytes
+        self.refused = 0
+
+    def __iter__(self) -> Iterator[ClientEntry]:
+        """All of them."""
+        return iter(self._clients.values())
+
+    def load(self) -> None:
+        """What an earlier daemon knew of its clients: dead or alive, their numbers count."""
+        for run_id, spec in self._journal.runs().items():
+            self.runs[run_id] = RunEntry(run_id, spec)
+        for run_id, row in self._journal.cursors(DERIVER).items():
+            self.runs[run_id].derived_row = row
+            self.runs[run_id].to_derive_row = self._journal.newest_row_with(run_id, DERIVED_KIND)
+        for client in self._journal.clients():
+            run = self.runs[client.run_id]
+            if client.state == "daemon":
+                continue
+            if client.last_step is not None:
+                run.last_step = client.last_step
+            run.records += client.durable_seq - client.dropped
+            session = ServerSession(self._daemon_id, client.durable_seq, client.dropped)
+            emitted = client.durable_seq + client.lost
+            session.books = Books(emitted, client.dropped + client.lost, client.rejected)
+            hello = Hello(client.uuid, 0, 0, run.spec, rank=client.rank)
+            entry = ClientEntry(client, session, hello, run.spec, heard=time.monotonic())
+            entry.changed = False
+            entry.tag_counts = self._journal.tag_counts(client.id)
+            self._clients[client.uuid] = entry
+
+    def forget(self) -> None:
+        """After a failed transaction: know only what the journal knows.
+
+        Clients that go on are told to introduce themselves again.
+        """
+        self._clients.clear()
+        self._by_identity.clear()
+        self.runs.clear()
+        self.load()
+
+    def receive(self, identity: bytes, message: Message, now: float) -> ClientEntry | None:
+        """A message came over a connection; whose it was, if that is known."""
+        if isinstance(message, Hello):
+            return self._hello(identity, message, now)
+        entry = self._by_identity.get(identity)
+        if entry is None:
+            self._send(identity, Nack("unknown_session", "say HELLO first"))
+            return None
+        entry.heard = now
+        self.handle(entry, message)
+        return entry
+
+    def adopt(self, hello: Hello) -> ClientEntry:
+        """The client that `hello` introduces, which has gone: the daemon speaks for it."""
+        entry = self._clients.get(hello.uuid) or self._new_client(hello)
+        entry.session.receive(hello)
+        self._reattach(entry, None, hello)
+        return entry
+
+    def committed(self, entry: ClientEntry) -> None:
+        """What this client sent is durable: tell it."""
+        entry.committing = False
+        self._act(entry, entry.session.committed())
+
+    def look_after(self, now: float) -> None:
+        """Clients that are silent, and whose outbox no scan will find."""
+        for entry in self._clients.values():
+            if entry.row.state != "live" or now - entry.heard < DEAD_S:
+                continue
+            if entry.identity is not None:
+                self._by_identity.pop(entry.identity, None)
+                entry.identity = None
+                entry.session.disconnected()
+            if not entry.hello.outbox and now - entry.heard >= 2 * DEAD_S:
+                self._journal.begin()
+                entry.row.state = "lost"
+                entry.changed = True
+
+    def store(self) -> None:
+        """Write what has changed of the clients into this round's transaction."""
+        for entry in self._clients.values():
+            if not entry.changed:
+                continue
+            self._journal.begin()
+            session, row = entry.session, entry.row
+            row.durable_seq, row.dropped = session.taken_seq, session.taken_dropped
+            row.lost = max(0, session.books.dropped - session.taken_dropped)
+            row.rejected = session.books.rejected
+            self._journal.put_client(row)
+            entry.changed = False
+
+    def _hello(self, identity: bytes, hello: Hello, now: float) -> ClientEntry | None:
+        entry = self._clients.get(hello.uuid)
+        if entry is None:
+            alive = sum(e.identity is not None for e in self._clients.values())
+            if alive >= self._limits.max_clients:
+                reason = f"this daemon serves at most {self._limits.max_clients} clients"
+                self._send(identity, Reject("full", reason))
+                return None
+            entry = self._new_client(hello)
+        other = entry.identity is not None and entry.identity != identity
+        alive = other and now - entry.heard < DEAD_S
+        before = entry.session.connection
+        actions = entry.session.receive(hello, peer_alive=alive)
+        if entry.session.connection != before or entry.identity is None:
+            self._reattach(entry, identity, hello)
+        entry.heard = now
+        for action in actions:
+            if isinstance(action, Send):
+                self._send(identity, action.message)
+        return entry
+
+    def _new_client(self, hello: Hello) -> ClientEntry:
+        self._journal.begin()
+        run_id = self._put_run(hello.run)
+        row = ClientRow(
+            id=0,
+            uuid=hello.uuid,
+            run_id=run_id,
+            rank=hello.rank,
+            attempt=hello.attempt,
+            pid=hello.pid,
+            state="live",
+            durable_seq=0,
+            dropped=0,
+            lost=0,
+            rejected=0,
+            last_step=None,
+        )
+        row.id = self._journal.put_client(row)
+        entry = ClientEntry(row, ServerSession(self._daemon_id), hello, hello.run)
+        entry.session.credit = self.credit
+        self._clients[hello.uuid] = entry
+        return entry
+
+    def _reattach(self, entry: ClientEntry, identity: bytes | None, hello: Hello) -> None:
+        """The client speaks from another connection now, and may describe its run anew."""
+        if entry.identity is not None:
+            self._by_identity.pop(entry.identity, None)
+        entry.identity = identity
+        if identity is not None:
+            self._by_identity[identity] = entry
+        entry.hello = hello
+        entry.row.state = "live"
+        entry.changed = True
+        if entry.run != hello.run:
+            self._journal.begin()
+            entry.row.run_id = self._put_run(hello.run)
+            entry.run = hello.run
+        self.runs[entry.row.run_id].spec = hello.run
+
+    def _put_run(self, spec: RunSpec) -> int:
+        run_id = self._journal.put_run(spec)
+        self.runs.setdefault(run_id, RunEntry(run_id, spec)).spec = spec
+        return run_id
+
+    def handle(self, entry: ClientEntry, message: Message) -> None:
+        """Do what the client's session makes of `message`."""
+        entry.session.credit = self.credit
+        if entry.session.reassembling_bytes and self._reassembling() > _REASSEMBLY_BYTES:
+            entry.session.disconnected()  # its client sends the record again
+        self._act(entry, entry.session.receive(message))
+
+    def _act(self, entry: ClientEntry, actions: Iterable[ServerAction]) -> None:
+        for action in actions:
+            match action:
+                case Send(message):
+                    if entry.identity is not None:
+                        self._send(entry.identity, message)
+                case DefineTags(first_id, tag_sets):
+                    self._define_tags(entry, first_id, tag_sets)
+                case Append():
+                    self._append(entry, action)
+                case CountGap(_first, _last, _reason):
+                    self._journal.begin()
+                    entry.changed = entry.committing = True
+                case Farewell():
+                    self._journal.begin()
+                    entry.row.state = "finished"
+                    entry.changed = True
+                    if entry.identity is not None:
+                        self._by_identity.pop(entry.identity, None)
+                        entry.identity = None
+
+    def _define_tags(
+        self, entry: ClientEntry, first_id: int, tag_sets: Sequence[tuple[str, ...]]
+    ) -> None:
+        if first_id + len(tag_sets) > MAX_TAG_SETS:
+            return  # its records are refused then, and counted by the client
+        self._journal.begin()
+        for tag_set, tags in enumerate(tag_sets, first_id):
+            if tag_set not in entry.tag_counts:
+                self._journal.put_tag_set(entry.row.id, tag_set, tags)
+                entry.tag_counts[tag_set] = len(tags)
+
+    def _append(self, entry: ClientEntry, append: Append) -> None:
+        count = append.last_seq - append.first_seq + 1
+        try:
+            data, last_step, kinds = check_rows(append.data, entry.tag_counts, append.skip, count)
+        except RemoteProtocolError as error:
+            self.refused += 1
+            self._log(f"refused records of client {entry.row.uuid.hex()}: {error}")
+            self._act(entry, entry.session.refuse(append, str(error)))
+            if entry.identity is None:
+                # Nobody is left to announce the gap.
+                gap = Gap(append.first_seq, append.last_seq, str(error))
+                self._act(entry, entry.session.receive(gap))
+            return
+        self._journal.begin()
+        run = self.runs[entry.row.run_id]
+        if DERIVED_KIND in kinds and run.derived_row is None:
+            run.derived_row = self._journal.last_row
+            self._journal.put_cursor(DERIVER, run.id, run.derived_row)
+        row = self._journal.append(run.id, entry.row.id, count, data, kinds)
+        if DERIVED_KIND in kinds:
+            run.to_derive_row = row
+        run.records += count
+        run.last_step = entry.row.last_step = last_step
+        entry.changed = entry.committing = True
+
+    def _reassembling(self) -> int:
+        return sum(entry.session.reassembling_bytes for entry in self._clients.values())

@@ -1,0 +1,173 @@
+"""Answers the command line's questions: one JSON object for each, over the control socket."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+import zmq
+
+from . import history, status
+from .drain import Drain
+from .ingest import Ingest
+from .journal_reader import JournalReader
+from .supervisor import Supervisor
+
+_MAX_REQUEST_BYTES: Final = 1 << 20
+_HISTORY_POINTS: Final = 10_000
+_MAX_DRAINS: Final = 1000
+
+
+class Control:
+    """The control socket; lives in the daemon's main thread.
+
+    Args:
+        context: ZeroMQ context of the daemon.
+        endpoint: where to listen.
+        journal_path: what `history` is read from.
+        ingest: knows the runs and the clients.
+        supervisor: knows the sinks.
+        about: who the daemon is.
+        machine: GPUs and host, as the samplers see them.
+        stop: ends the daemon; its argument says whether at once.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        endpoint: str,
+        journal_path: str,
+        ingest: Ingest,
+        supervisor: Supervisor,
+        about: Callable[[], dict[str, Any]],
+        machine: Callable[[], tuple[list[dict[str, Any]], dict[str, Any]]],
+        stop: Callable[[bool], None],
+    ) -> None:
+        self._ingest = ingest
+        self._supervisor = supervisor
+        self._about = about
+        self._machine = machine
+        self._stop = stop
+        self._reader = JournalReader(journal_path)
+        self._drains: dict[int, Drain] = {}
+        self.socket = context.socket(zmq.ROUTER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, _MAX_REQUEST_BYTES)
+        self.socket.bind(endpoint)
+
+    def answer(self) -> None:
+        """Answer one question that has come."""
+        identity, *frames = self.socket.recv_multipart()
+        try:
+            request = json.loads(frames[-1]) if frames else {}
+            reply = self._reply(cast("dict[str, Any]", request))
+        except Exception as error:  # noqa: BLE001 - a bad request must not end the daemon
+            reply = {"error": f"{type(error).__name__}: {error}"}
+        try:
+            # A REQ socket's empty frame comes before the question and goes before the answer.
+            envelope = [identity, *frames[:-1], json.dumps(reply).encode()]
+            self.socket.send_multipart(envelope, zmq.DONTWAIT)
+        except zmq.ZMQError:
+            pass  # the asker has gone
+
+    def advance(self) -> None:
+        """Look again at every drain that is under way."""
+        for drain in self._drains.values():
+            if not drain.done:
+                self._advance(drain)
+
+    def new_drain(self) -> tuple[int, Drain]:
+        """A question for everything that is journalled by now, and its token."""
+        if len(self._drains) >= _MAX_DRAINS:
+            self._drains.pop(next(iter(self._drains)))
+        token = time.monotonic_ns()
+        drain = self._drains[token] = Drain(self._ingest.scan())
+        return token, drain
+
+    def status(self) -> dict[str, Any]:
+        """What `sidestep status --json` prints."""
+        snapshot = self._ingest.snapshot
+        gpus, host = self._machine()
+        return {
+            "daemon": {
+                **self._about(),
+                "journal_rows": snapshot.last_row,
+                "storage_error": snapshot.storage_error,
+                "refused_frames": snapshot.refused_frames,
+            },
+            "runs": status.runs(snapshot, self._supervisor.sinks, self._supervisor.lag),
+            "gpus": gpus,
+            "host": host,
+        }
+
+    def run_names(self) -> dict[int, str]:
+        """Names of the runs by their ids."""
+        return {run_id: run.spec.name for run_id, run in self._ingest.snapshot.runs.items()}
+
+    def close(self) -> None:
+        """Stop listening."""
+        self.socket.close(linger=0)
+        self._reader.close()
+
+    # --- one question each ---------------------------------------------------------------------
+
+    def _reply(self, request: dict[str, Any]) -> dict[str, Any]:
+        match request.get("op"):
+            case "hello":
+                return {**self._about(), "daemon_id": self._ingest.daemon_id}
+            case "status":
+                return self.status()
+            case "drain":
+                return self._reply_drain(request.get("token"))
+            case "history":
+                return self._reply_history(request)
+            case "stop":
+                self._stop(bool(request.get("now")))
+                return {"ok": True}
+            case op:
+                return {"error": f"unknown request {op!r}"}
+
+    def _reply_drain(self, token: Any) -> dict[str, Any]:
+        if token is None:
+            token, drain = self.new_drain()
+        elif token in self._drains:
+            drain = self._drains[token]
+        else:
+            return {"error": "this drain was asked of another daemon"}
+        self._advance(drain)
+        return drain.reply(token)
+
+    def _advance(self, drain: Drain) -> None:
+        snapshot = self._ingest.snapshot
+        drain.advance(snapshot, self._supervisor, {run.id for run, _ in snapshot.live_runs()})
+
+    def _reply_history(self, request: dict[str, Any]) -> dict[str, Any]:
+        snapshot = self._ingest.snapshot
+        after = request.get("after")
+        points = history.history(
+            self._reader,
+            self.run_names(),
+            run=request.get("run"),
+            globs=[str(glob) for glob in request.get("tags") or []],
+            points=min(_HISTORY_POINTS, int(request.get("points") or 0)),
+            after=None if after is None else int(after),
+            until=snapshot.last_row,
+        )
+        clients = status.by_run(snapshot)
+        runs = [
+            {
+                "run": run.spec.name,
+                "state": status.run_state(clients.get(run_id, [])),
+                "last_step": run.last_step,
+            }
+            for run_id, run in snapshot.runs.items()
+        ]
+        return {
+            "daemon_id": self._ingest.daemon_id,
+            "row": snapshot.last_row,
+            "run": request.get("run"),
+            "points": points,
+            "runs": runs,
+        }

@@ -1,0 +1,141 @@
+"""The journal's reading end: rows after a cursor, and what is needed to understand them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import msgpack
+
+from sidestep.proto import RunSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: `records` records of one client, and how many the run had with it (`total`)."""
+
+    id: int
+    client_id: int
+    records: int
+    total: int
+    data: bytes
+
+
+class JournalReader:
+    """A reading end, for one thread of any process.
+
+    Args:
+        path: the database file that the daemon writes.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._connection = sqlite3.connect(
+            f"file:{_quoted(path)}?mode=ro", uri=True, isolation_level=None, timeout=10
+        )
+        self._tag_sets: dict[int, dict[int, tuple[str, ...]]] = {}
+
+    def rows(
+        self,
+        after: int,
+        run_id: int | None = None,
+        *,
+        kind: str | None = None,
+        max_bytes: int = 4 << 20,
+        until: int | None = None,
+    ) -> list[Row]:
+        """Rows after row `after`, in order, until they have `max_bytes` together (at least one).
+
+        Read in one go: a long read would keep the write-ahead log from shrinking.
+        """
+        sql = "SELECT id, client_id, records, total, data FROM batches WHERE id > ?"
+        parameters: list[int | str] = [after]
+        if until is not None:
+            sql, parameters = sql + " AND id <= ?", [*parameters, until]
+        if run_id is not None:
+            sql, parameters = sql + " AND run_id = ?", [*parameters, run_id]
+        if kind is not None:
+            sql += " AND kinds != '' AND instr(kinds, ?)"
+            parameters = [*parameters, kinds_text([kind])]
+        found: list[Row] = []
+        nbytes = 0
+        cursor = self._connection.execute(sql + " ORDER BY id", parameters)
+        try:
+            for values in cursor:
+                found.append(Row(*values))
+                nbytes += len(found[-1].data)
+                if nbytes >= max_bytes:
+                    break
+        finally:
+            cursor.close()
+        return found
+
+    def tag_sets(self, client_id: int, refresh: bool = False) -> Mapping[int, tuple[str, ...]]:
+        """A client's tag sets; asks the database again only with `refresh`."""
+        known = self._tag_sets.get(client_id)
+        if known is None or refresh:
+            rows = self._connection.execute(
+                "SELECT id, tags FROM tag_sets WHERE client_id = ?", (client_id,)
+            )
+            known = self._tag_sets[client_id] = {
+                int(tag_set): tuple(msgpack.unpackb(tags)) for tag_set, tags in rows
+            }
+        return known
+
+    def run_of_client(self, client_id: int) -> int:
+        """The run of a client."""
+        found = self._connection.execute(
+            "SELECT run_id FROM clients WHERE id = ?", (client_id,)
+        ).fetchone()
+        return int(found[0]) if found else 0
+
+    def runs(self) -> dict[int, RunSpec]:
+        """All runs by their ids."""
+        return read_runs(self._connection)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+def pack_spec(spec: RunSpec) -> bytes:
+    """A run's description as it is stored."""
+    fields: dict[str, Any] = {
+        "name": spec.name,
+        "log_dir": spec.log_dir,
+        "tensorboard": spec.tensorboard,
+        "wandb": None if spec.wandb is None else dict(spec.wandb),
+        "config": dict(spec.config),
+        "tags": list(spec.tags),
+    }
+    return cast("bytes", msgpack.packb(fields))
+
+
+def unpack_spec(data: bytes) -> RunSpec:
+    """A run's description as it was stored."""
+    fields = cast("dict[str, Any]", msgpack.unpackb(data))
+    fields["tags"] = tuple(fields["tags"])
+    return RunSpec(**fields)
+
+
+def rows_iterator(reader: JournalReader, after: int, until: int) -> Iterator[Row]:
+    """All rows after `after` up to `until`, a few megabytes at a time."""
+    while rows := reader.rows(after, until=until):
+        yield from rows
+        after = rows[-1].id
+
+
+def kinds_text(kinds: Iterable[str]) -> str:
+    """Kinds as one text in which a kind can be found by its delimiters."""
+    return "".join(f",{kind}," for kind in sorted(kinds))
+
+
+def read_runs(connection: sqlite3.Connection) -> dict[int, RunSpec]:
+    """All runs by their ids."""
+    rows = connection.execute("SELECT id, spec FROM runs ORDER BY id")
+    return {int(run_id): unpack_spec(spec) for run_id, spec in rows}
+
+
+def _quoted(path: str) -> str:
+    return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")

@@ -1,0 +1,61 @@
+"""Journals what the daemon itself has to say: samples of the machine, results of derivers."""
+
+from __future__ import annotations
+
+from sidestep.proto.records import Scalars, encode_scalars, encode_value
+
+from .journal import ClientRow, Journal
+from .roster import DERIVER, DaemonPoints, RunEntry
+
+
+class OwnPoints:
+    """Appends `DaemonPoints` as if each source were a client of the run.
+
+    Args:
+        journal: inside a transaction whenever `append` is called.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._sources: dict[tuple[int, str], tuple[ClientRow, dict[tuple[str, ...], int]]] = {}
+
+    def forget(self) -> None:
+        """After a transaction that failed: ask the journal again."""
+        self._sources.clear()
+
+    def append(self, run: RunEntry, points: DaemonPoints) -> None:
+        """Journal `points` of `run`, with the deriver's cursor if they have one."""
+        if points.derived_row is not None and points.derived_row <= (run.derived_row or 0):
+            return  # a deriver that was restarted said it again
+        client, tag_sets = self._source(run.id, points.source)
+        data: list[bytes | bytearray | memoryview] = []
+        count = 0
+        for step, time_ns, numbers in points.scalars:
+            tags = tuple(numbers)
+            if not tags:
+                continue
+            if tags not in tag_sets:
+                tag_sets[tags] = len(tag_sets)
+                self._journal.put_tag_set(client.id, tag_sets[tags], tags)
+            row = Scalars(tag_sets[tags], step, time_ns, tuple(numbers.values()))
+            data.append(encode_scalars(row))
+            count += 1
+        for value in points.values:
+            data += encode_value(value)[1]
+            count += 1
+        if data:
+            kinds = {value.kind for value in points.values}
+            self._journal.append(run.id, client.id, count, b"".join(data), kinds)
+        if points.derived_row is not None:
+            self._journal.put_cursor(DERIVER, run.id, points.derived_row)
+            run.derived_row = points.derived_row
+
+    def _source(self, run_id: int, source: str) -> tuple[ClientRow, dict[tuple[str, ...], int]]:
+        found = self._sources.get((run_id, source))
+        if found is None:
+            uuid = f"{source}/{run_id}".encode()
+            client = ClientRow(0, uuid, run_id, 0, 0, 0, "daemon", 0, 0, 0, 0, None)
+            client.id = self._journal.put_client(client)
+            found = client, self._journal.tag_set_ids(client.id)
+            self._sources[run_id, source] = found
+        return found

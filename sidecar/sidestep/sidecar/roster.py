@@ -1,0 +1,100 @@
+"""What ingest knows of runs and clients, and what it lets the other threads know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from sidestep.proto import Hello, RunSpec, ServerSession, Value
+
+from .journal import ClientRow
+
+DERIVER: Final = "derive"
+"""Name of the deriver's cursor."""
+
+DERIVED_KIND: Final = "moments"
+"""The kind of value that the deriver reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What ingest grants.
+
+    Attributes:
+        credit_bytes: unacknowledged bytes that each client may have under way.
+        max_clients: clients that may be connected at once.
+    """
+
+    credit_bytes: int = 8 << 20
+    max_clients: int = 1024
+
+
+@dataclass(slots=True)
+class ClientEntry:
+    """A client that this daemon has heard of."""
+
+    row: ClientRow
+    session: ServerSession
+    hello: Hello
+    run: RunSpec
+    identity: bytes | None = None
+    heard: float = 0.0
+    tag_counts: dict[int, int] = field(default_factory=dict[int, int])
+    changed: bool = True
+    committing: bool = False
+
+
+@dataclass(slots=True)
+class RunEntry:
+    """A run with its newest description."""
+
+    id: int
+    spec: RunSpec
+    last_step: int | None = None
+    records: int = 0  # of clients, durable
+    to_derive_row: int = 0  # the newest row that the deriver must read
+    derived_row: int | None = None  # how far it has come; None when there never was anything
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonPoints:
+    """What a sampler or a deriver has to say of a run.
+
+    Attributes:
+        run_id: the run.
+        source: who says it; numbers of one source share tag sets.
+        scalars: (step, time in ns, values by tag).
+        values: records that are not numbers.
+        derived_row: how far the deriver has read, stored in the same transaction.
+    """
+
+    run_id: int
+    source: str
+    scalars: Sequence[tuple[int, int, Mapping[str, float]]] = ()
+    values: Sequence[Value] = ()
+    derived_row: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the other threads may know; replaced as a whole after each round."""
+
+    last_row: int = 0
+    totals: Mapping[int, int] = field(default_factory=dict[int, int])
+    runs: Mapping[int, RunEntry] = field(default_factory=dict[int, RunEntry])
+    clients: tuple[ClientEntry, ...] = ()
+    storage_error: str | None = None
+    adopting: int = 0
+    scans: int = 0
+    refused_frames: int = 0
+
+    def live_runs(self) -> list[tuple[RunEntry, ClientEntry]]:
+        """Runs with a live client, each with that of the lowest rank."""
+        found: dict[int, ClientEntry] = {}
+        for entry in self.clients:
+            if entry.row.state == "live":
+                best = found.get(entry.row.run_id)
+                if best is None or entry.row.rank < best.row.rank:
+                    found[entry.row.run_id] = entry
+        return [(self.runs[run_id], entry) for run_id, entry in found.items()]
