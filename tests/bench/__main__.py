@@ -71,6 +71,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     options = parser.parse_args(argv)
     options.baseline = {}
+    if options.check and (options.rounds or (1 if options.quick else 2)) < 2:
+        parser.error("--check needs the noise of two rounds or more: add --rounds 3")
     if options.check:  # now, not after minutes of measuring
         try:
             options.baseline = load_baseline(options.check, quick=options.quick)
@@ -90,6 +92,8 @@ def load_baseline(path: Path, *, quick: bool) -> Ratios:
     ratios = stored_ratios(report)
     if report.get("quick", False) != quick:
         raise ValueError("--quick runs are compared with --quick runs, whole ones with whole ones")
+    if not any(spread.rounds > 1 for by_peer in ratios.values() for spread in by_peer.values()):
+        raise ValueError("no ratio in it has two rounds or more, so that its noise is not known")
     return ratios
 
 

@@ -49,6 +49,7 @@ def ready(trial: Trial) -> Metrics:
 
 
 def _join(trial: Trial) -> float:
+    trial.system.load()
     start = time.perf_counter()
     trial.system.open(trial.directory)
     seconds = time.perf_counter() - start

@@ -50,6 +50,7 @@ METRICS: Final = (
     Metric("burst.p50", "burst", "… p50"),
     Metric("burst.p99", "burst", "… p99"),
     Metric("burst.max", "burst", "… worst"),
+    Metric("burst.cpu", "burst", "… CPU of the calling thread, mean"),
     Metric("paced.mean", "paced", "emit of 20 numbers, every 5 ms: mean", goal=70e-6),
     Metric("paced.p50", "paced", "… p50"),
     Metric("paced.p99", "paced", "… p99", goal=150e-6),

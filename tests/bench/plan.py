@@ -22,11 +22,11 @@ WORKLOADS: Final[Mapping[str, Workload]] = {
     "burst": Workload(
         burst,
         {
-            "sidestep": (100_000, 20_000),
+            "sidestep": (50_000, 20_000),
             "SummaryWriter": (1_000, 300),
             "tensorboardX": (1_000, 300),
             "wandb": (2_000, 500),
-            "empty": (100_000, 20_000),
+            "empty": (50_000, 20_000),
         },
     ),
     "paced": Workload(paced, dict.fromkeys(SYSTEMS, (600, 200)), few=True),
@@ -36,9 +36,9 @@ WORKLOADS: Final[Mapping[str, Workload]] = {
     "throughput": Workload(
         throughput,
         {
-            "sidestep": (200_000, 50_000),
-            "SummaryWriter": (2_000, 500),
-            "tensorboardX": (2_000, 500),
+            "sidestep": (120_000, 50_000),
+            "SummaryWriter": (1_500, 500),
+            "tensorboardX": (1_500, 500),
             "wandb": (5_000, 1_500),
         },
     ),

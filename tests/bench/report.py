@@ -6,22 +6,35 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from tests.bench.metrics import METRICS, RATIO_GOALS, Metric
-from tests.bench.summary import OURS, Spread, Summary
+from tests.bench.summary import FLOOR, OURS, Spread, Summary
 from tests.bench.systems import SYSTEMS
 
 _TIME_UNITS: Final = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
-_COUNT_UNITS: Final = ((1e6, "M"), (1e3, "k"), (1.0, ""))
+_RATE_UNITS: Final = ((1e6, "M/s"), (1e3, "k/s"), (1.0, "/s"))
 
 
 def show(value: float, unit: str) -> str:
-    """A value with three digits in the unit that suits it: `3.21 µs`, `4.8 M/s`, `150 MB`."""
+    """A value with three digits in the unit that suits it: `3.21 µs`, `4.80 M/s`, `150 MB`."""
+    scale, name = suitable(value, unit)
+    return f"{digits(value / scale)} {name}"
+
+
+def show_spread(spread: Spread, unit: str) -> str:
+    """The median, and the lowest and the highest in the same unit: `3.21 µs (3.05–4.10)`."""
+    scale, name = suitable(spread.median, unit)
+    text = f"{digits(spread.median / scale)} {name}"
+    if spread.rounds > 1:
+        text += f" ({digits(spread.low / scale)}–{digits(spread.high / scale)})"
+    return text
+
+
+def suitable(value: float, unit: str) -> tuple[float, str]:
+    """The unit in which a value of `unit` has digits before the point, and its size."""
     if unit == "s":
-        scale, name = next((u for u in _TIME_UNITS if abs(value) >= u[0]), _TIME_UNITS[-1])
-        return f"{digits(value / scale)} {name}"
+        return next((u for u in _TIME_UNITS if abs(value) >= u[0]), _TIME_UNITS[-1])
     if unit == "/s":
-        scale, name = next((u for u in _COUNT_UNITS if abs(value) >= u[0]), _COUNT_UNITS[-1])
-        return f"{digits(value / scale)} {name}/s"
-    return f"{digits(value)} {unit}"
+        return next((u for u in _RATE_UNITS if abs(value) >= u[0]), _RATE_UNITS[-1])
+    return 1.0, unit
 
 
 def digits(value: float) -> str:
@@ -46,7 +59,7 @@ def render(
         "\n## Measured: median of the rounds (lowest–highest)\n",
         _values(summary, shown, columns) if shown else "nothing",
         "\n## Ratios: how many times better sidestep is, in the same round (lowest–highest)\n",
-        _ratios(summary, shown, [name for name in columns if name != OURS]),
+        _ratios(summary, shown, [name for name in columns if name not in (OURS, FLOOR)]),
         "\n## Notes\n",
         "\n".join(f"- {name}: {SYSTEMS[name].note}" for name in columns),
     ]
@@ -65,12 +78,7 @@ def _values(summary: Summary, shown: list[Metric], columns: list[str]) -> str:
 
 
 def _value_cell(spread: Spread | None, unit: str) -> str:
-    if spread is None:
-        return ""
-    text = show(spread.median, unit)
-    if spread.rounds > 1:
-        text += f" ({show(spread.low, unit)}–{show(spread.high, unit)})"
-    return text
+    return "" if spread is None else show_spread(spread, unit)
 
 
 def _goal(metric: Metric, ours: Spread | None) -> str:
@@ -93,9 +101,7 @@ def _ratios(summary: Summary, shown: list[Metric], peers: list[str]) -> str:
 def _ratio_cell(key: str, peer: str, spread: Spread | None) -> str:
     if spread is None:
         return ""
-    text = f"{digits(spread.median)}×"
-    if spread.rounds > 1:
-        text += f" ({digits(spread.low)}–{digits(spread.high)})"
+    text = show_spread(spread, "×").replace(" ×", "×")
     goal = RATIO_GOALS.get((key, peer))
     return text if goal is None else f"{text}, goal {goal:g}×: {_yes(spread.median >= goal)}"
 

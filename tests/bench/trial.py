@@ -37,8 +37,8 @@ def run(workload_name: str, system_name: str, directory: Path, size: int) -> Rep
     """Run one trial in this process."""
     workload, system = WORKLOADS[workload_name], SYSTEMS[system_name]()
     metrics: dict[str, float] = {}
-    system.load()
     if workload.opened:
+        system.load()
         start = time.perf_counter()
         system.open(directory)
         metrics["open"] = time.perf_counter() - start

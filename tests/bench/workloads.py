@@ -43,7 +43,7 @@ class Trial:
     """What a workload is given, and the count that it keeps.
 
     Attributes:
-        system: already loaded and opened.
+        system: loaded and opened, unless the workload does that.
         directory: the trial's own.
         size: steps to log, or seconds to stop for.
         steps: so many steps were logged until now: the next one's number.
@@ -103,7 +103,10 @@ def describe(row: str, durations_ns: list[int]) -> Metrics:
 def burst(trial: Trial) -> Metrics:
     """As many calls as `size` says, one after the other."""
     trial.warm()
-    return describe("burst", trial.timed(trial.size))
+    before = time.thread_time()
+    durations = trial.timed(trial.size)
+    cpu_s = (time.thread_time() - before) / len(durations)
+    return describe("burst", durations) | {"burst.cpu": cpu_s}
 
 
 def paced(trial: Trial) -> Metrics:
@@ -193,7 +196,7 @@ class Workload:
         sizes: by system, for a whole run and for a quick one; a system not named is left out.
         rounds: how often it is repeated in a whole run.
         few: it logs so little that the files are checked with TensorBoard's slowest reader.
-        opened: it wants an opened system; else it opens it itself.
+        opened: it wants a loaded and opened system; else it does that itself, or not at all.
     """
 
     run: Callable[[Trial], Metrics]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from tensorboard.backend.event_processing.event_file_loader import (
     EventFileLoader,
     LegacyEventFileLoader,
@@ -19,7 +20,7 @@ from sidestep.sidecar.points import Points, ScalarBlock
 def block(
     tags: Sequence[str],
     steps: Sequence[int],
-    values: Sequence[Sequence[float]],
+    values: Sequence[Sequence[float]] | npt.NDArray[np.float64],
     times_ns: Sequence[int] | None = None,
 ) -> ScalarBlock:
     """A block of numbers; its times are a second apart when none are given."""
@@ -43,7 +44,7 @@ def events(path: Path) -> list[Any]:
 
 
 def scalars(*paths: Path) -> list[tuple[str, int, float]]:
-    """(tag, step, value) of every scalar in the files, in their order, as TensorBoard reads them."""
+    """(tag, step, value) of every scalar in the files, in order, as TensorBoard reads them."""
     return [
         (value.tag, event.step, value.tensor.float_val[0])
         for path in paths

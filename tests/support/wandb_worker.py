@@ -95,7 +95,7 @@ class WandbWorker:
 
 
 def rows(tags: list[str], steps: Any, values: list[list[float]] | None = None) -> dict[str, Any]:
-    """A block. Its rows are of the second of their step, and have that as values if none are given."""
+    """A block whose rows are of the second of their step, with the step for their values too."""
     steps = [int(step) for step in steps]
     return {
         "tags": tags,

@@ -20,7 +20,7 @@ from tests.bench.readers import (
     split_events,
     split_wandb,
 )
-from tests.bench.report import as_json, render, show, table
+from tests.bench.report import as_json, render, show, show_spread, table
 from tests.bench.summary import Spread, lost_ratios, quantile, stored_ratios, summarize
 from tests.bench.systems import SYSTEMS
 from tests.bench.workloads import NUMBERS, describe, number_pool
@@ -100,6 +100,13 @@ def test_a_ratio_is_lost_only_beyond_the_noise_of_both_runs() -> None:
     assert lost_ratios({}, before) == []
 
 
+def test_one_round_or_the_worst_call_loses_no_ratio() -> None:
+    once = {"burst.mean": {"wandb": Spread(1.0, 1.0, 1.0, 1)}}
+    assert lost_ratios(once, spreads(90, 100, 110)) == []
+    worst = [{"burst.max": spreads(n, n, n)["burst.mean"]} for n in (1, 100)]
+    assert lost_ratios(*worst) == []
+
+
 def test_a_report_can_be_stored_and_compared() -> None:
     summary = summarize(SAMPLES)
     stored = json.loads(json.dumps(as_json(summary, {"cpu": "x"}, [], quick=False)))
@@ -136,6 +143,11 @@ def test_a_baseline_that_is_none_is_wrong_usage(
 )
 def test_values_are_shown_with_three_digits(value: float, unit: str, text: str) -> None:
     assert show(value, unit) == text
+
+
+def test_a_spread_is_shown_in_one_unit() -> None:
+    assert show_spread(Spread(1.2e-3, 9e-4, 2e-3, 3), "s") == "1.20 ms (0.900–2.00)"
+    assert show_spread(Spread(150.0, 150.0, 150.0, 1), "MB") == "150 MB"
 
 
 def test_a_table_is_markdown_and_aligned() -> None:
@@ -230,7 +242,14 @@ def test_of_an_empty_call_only_calls_are_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["--rows", "nosuch"], ["--systems", "x"], ["--rounds", "0"], ["--check", "/nowhere"]]
+    "words",
+    [
+        ["--rows", "nosuch"],
+        ["--systems", "x"],
+        ["--rounds", "0"],
+        ["--check", "/nowhere"],
+        ["--quick", "--check", "/nowhere"],
+    ],
 )
 def test_wrong_usage_is_exit_code_2(words: list[str]) -> None:
     with pytest.raises(SystemExit) as stopped:

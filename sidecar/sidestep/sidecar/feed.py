@@ -17,7 +17,7 @@ import zmq
 from sidestep.proto import RemoteProtocolError
 
 from .journal_reader import JournalReader, Row
-from .points import ScalarBlock, read_points
+from .points import ScalarBlock, read_points, wall_times_s
 
 STATUS_TOPIC: Final = b"\0status"
 _INTERVAL_S: Final = 0.02
@@ -135,7 +135,7 @@ def scalar_rows(reader: JournalReader, row: Row) -> list[tuple[list[str], list[i
         except RemoteProtocolError:
             blocks = []
     return [
-        (list(b.tags), b.steps.tolist(), (b.times_ns / 1e9).tolist(), b.values.tolist())
+        (list(b.tags), b.steps.tolist(), wall_times_s(b.times_ns).tolist(), b.values.tolist())
         for b in blocks
         if isinstance(b, ScalarBlock)
     ]

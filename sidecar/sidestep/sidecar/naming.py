@@ -13,11 +13,11 @@ _UNSAFE: Final = re.compile(r"[^\w .+=@,-]", re.UNICODE)
 def safe_name(name: str) -> str:
     """A file name for `name`: itself when it is harmless, else a readable form with a digest.
 
-    Different names give different file names. The result never begins with a dot, holds no
+    Different names give different file names (but for an 8-digit digest). The result never begins with a dot, holds no
     separator or control character, and has at most 120 bytes.
     """
     harmless = _UNSAFE.sub("_", name).strip(" .")
-    if harmless == name and len(name.encode()) <= _MAX_BYTES:
+    if name and harmless == name and len(name.encode()) <= _MAX_BYTES:
         return name
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     short = harmless.encode("utf-8", "ignore")[: _MAX_BYTES - 9].decode("utf-8", "ignore")

@@ -85,7 +85,7 @@ class Worker:
         self._cursor_path = cursor_path
         self._report = report
         self._make_sink = make_sink
-        self._reader = JournalReader(journal_path)
+        self._journal_path = journal_path
         self._cursor = cursor_file.load(cursor_path)
         self._sink: Sink | None = None
         self._skipped = 0
@@ -93,6 +93,7 @@ class Worker:
     def serve(self, inbox: queue.SimpleQueue[dict[str, Any]]) -> None:
         """Work until the daemon says ``close``."""
         failures = 0
+        self._reader = JournalReader(self._journal_path)
         self._say("starting")
         while True:
             closing: dict[str, Any] | None = None

@@ -340,6 +340,23 @@ def test_a_late_hello_changes_nothing() -> None:
     assert session.finished
 
 
+def test_a_client_whose_bye_ack_was_lost_with_its_connection_may_greet_again() -> None:
+    session = server()
+    session.receive(Bye(0))
+    (welcome,) = sends(session.receive(replace(HELLO, connection=2)))
+    assert isinstance(welcome, Welcome)
+    assert not session.finished
+    assert sends(session.receive(Bye(0))) == [ByeAck(0)]
+
+
+def test_a_new_session_knows_nothing() -> None:
+    (welcome,) = sends(ServerSession(7).receive(replace(HELLO, connection=3)))
+    assert welcome == Welcome(7, 3, 0, 0, 0, MAX_RECORD_BYTES)
+    assert sends(ServerSession(7, 5, 2).receive(HELLO)) == [
+        Welcome(7, 0, 5, 2, 0, MAX_RECORD_BYTES)
+    ]
+
+
 @pytest.mark.parametrize("message", [Ping(), Batch(1, 1, b"x"), Bye(0), Tags(0, (("a",),)), Pong()])
 def test_whoever_was_not_greeted_is_told_to(message: Message) -> None:
     (nack,) = sends(ServerSession(1).receive(message))

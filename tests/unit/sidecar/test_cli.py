@@ -47,6 +47,14 @@ def daemon(paths: RuntimePaths) -> Iterator[FakeDaemon]:
         yield daemon
 
 
+@pytest.fixture(autouse=True)
+def _interruptible() -> Iterator[None]:
+    """A shell starts background jobs with SIGINT ignored, and so would be all that we start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def environment(paths: RuntimePaths) -> dict[str, str]:
     return {**os.environ, "SIDESTEP_RUNTIME_DIR": paths.directory, "PYTHONIOENCODING": "utf-8"}
 
@@ -638,7 +646,14 @@ class Terminal:
 
     def __init__(self, width: int, height: int, paths: RuntimePaths) -> None:
         self._tmux = ("tmux", "-u", "-f", "/dev/null", "-S", f"{paths.directory}/tmux")
-        env = {**environment(paths), "LC_ALL": "C.UTF-8", "PS1": "$ "}
+        # COLUMNS and LINES are lies, as in a shell that got them from its parent.
+        env = {
+            **environment(paths),
+            "LC_ALL": "C.UTF-8",
+            "PS1": "$ ",
+            "COLUMNS": "77",
+            "LINES": "7",
+        }
         shell = ("bash", "--norc", "--noprofile")
         size = ("-x", str(width), "-y", str(height))
         subprocess.run(

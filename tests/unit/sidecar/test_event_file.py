@@ -14,7 +14,6 @@ from hypothesis import given, settings, strategies as st
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from sidestep.sidecar.sinks import event_file
 from sidestep.sidecar.sinks.event_file import (
     EventFile,
     LostFileError,
@@ -98,7 +97,7 @@ def test_a_write_that_comes_short_is_carried_on(
     def stingy(fd: int, data: memoryview, offset: int) -> int:
         return pwrite(fd, data[:7], offset)
 
-    monkeypatch.setattr(event_file.os, "pwrite", stingy)
+    monkeypatch.setattr(os, "pwrite", stingy)
     with opened(tmp_path / NAME) as file:
         file.write(record(bytes(range(100))))
     assert (tmp_path / NAME).read_bytes() == record(bytes(range(100)))

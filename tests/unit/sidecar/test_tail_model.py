@@ -151,6 +151,15 @@ def test_history_behind_its_own_feed_shows_nothing_twice() -> None:
     follower.on_feed(feed(12))
     follower.request()
     assert steps_of(follower.on_history(history(10))) == [12]
+    follower.on_silence()
+    follower.on_status(status())
+    follower.request()
+    follower.on_history(history(11))
+    follower.on_silence()
+    follower.on_status(status())
+    request = follower.request()
+    assert request is not None
+    assert request["after"] == 12
 
 
 def test_a_daemon_that_came_later_is_asked_for_all_it_has() -> None:

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from sidestep.proto import Array, RunSpec, Value
 from sidestep.sidecar.points import Points
-from sidestep.sidecar.sinks import event_file, tensorboard
+from sidestep.sidecar.sinks import tensorboard
 from sidestep.sidecar.sinks.base import Sink, SinkContext, SinkState
 from sidestep.sidecar.sinks.tensorboard import TensorBoardSink
 from tests.support.event_reader import block, events, scalars, scalars_of, text
@@ -331,8 +331,8 @@ def test_however_often_it_is_killed_the_file_is_the_same(
     home = MortalHome(tmp_path_factory.mktemp("logs"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tensorboard, "_FLUSH_BYTES", flush_bytes)
-        patch.setattr(event_file.os, "pwrite", home.pwrite)
-        patch.setattr(event_file.os, "ftruncate", home.ftruncate)
+        patch.setattr(os, "pwrite", home.pwrite)
+        patch.setattr(os, "ftruncate", home.ftruncate)
         for effects, fraction, portion, commit_every in [*lives, (1 << 30, 0.0, 3, 2)]:
             home.fate = Fate(effects, fraction)
             try:
@@ -395,7 +395,10 @@ def test_a_reader_that_is_ahead_of_the_crash_stays_right(home: Home) -> None:
 def test_a_full_disk_is_an_error_and_nothing_is_lost_when_there_is_room(
     home: Home, reopened: bool
 ) -> None:
-    points = [block(["a", "b"], range(100), [[i, -i] for i in range(100)]), text("t", 1, "x" * 900)]
+    points: list[Points] = [
+        block(["a", "b"], range(100), [[i, -i] for i in range(100)]),
+        text("t", 1, "x" * 900),
+    ]
     sink = home.open()
     sink.write([one(1)])
     home.commit(sink)

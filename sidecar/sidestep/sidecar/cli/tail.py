@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -257,7 +258,9 @@ def tail(
             Tail(control, follower, lines).loop(sys.stdout.fileno())
     except KeyboardInterrupt:
         pass  # the ordinary end of watching
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):  # the reader, or the terminal, has gone
+            raise
         _forget_stdout()
 
 

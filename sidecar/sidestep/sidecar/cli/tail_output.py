@@ -198,9 +198,15 @@ class TableOutput:
         from rich.console import Group
 
         self._dirty = False
-        self._live.update(Group(*self._frame(*self._console.size)), refresh=True)
+        self._live.update(Group(*self._frame(*self._measure())), refresh=True)
         self._drawn_at = now
         self._rest_s = max(_REDRAW_S, (self._clock() - now) * _DRAWING_SHARE)
+
+    def _measure(self) -> tuple[int, int]:
+        """The terminal's size now: $COLUMNS and $LINES, where exported, are of some time ago."""
+        width, height = os.get_terminal_size(sys.stdout.fileno())
+        self._console.width, self._console.height = size = width or 80, height or 24
+        return size
 
     def _frame(self, width: int, height: int) -> list[Any]:
         from .tail_view import frame
@@ -221,7 +227,7 @@ class TableOutput:
         """Give the terminal back, with the last frame on it."""
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         self._live.stop()
-        width, height = self._console.size
+        width, height = self._measure()
         for line in self._frame(width, height - 1):  # one line is the prompt's
             self._console.print(line, no_wrap=True, overflow="crop")
 

@@ -91,6 +91,9 @@ class WandbSink:
         state = context.state or {}
         skipped = state.get("skipped")
         self._skipped = skipped if isinstance(skipped, int) else 0
+        left = self._left_by_the_dead(state)
+        if left and not state.get("online"):
+            _undo(*left)  # before anything else: the disk may be full
         self._run = start_run(context.run, context.log)
         if self._run is None:
             return
@@ -98,7 +101,8 @@ class WandbSink:
         self._file = os.path.relpath(path, context.run.log_dir)
         self._reader = RecordReader(path) if keeps_up(self._run) else None
         self._log = RowLog(self._run)
-        self._make_good(state)
+        if left and state.get("online"):
+            self._log_again(*left)
         context.save(self._state())
 
     def write(self, points: Iterable[Points]) -> None:
@@ -181,29 +185,24 @@ class WandbSink:
                 )
             time.sleep(_POLL_S)
 
-    def _make_good(self, state: SinkState) -> None:
-        """Bring W&B to where the last commit of a worker that died had it."""
+    def _left_by_the_dead(self, state: SinkState) -> tuple[Path, int] | None:
+        """The file of a worker that died, and how much of it is committed."""
         file, offset = state.get("file"), state.get("offset")
-        if self._context is None or state.get("closed") is not False:
-            return
-        if not isinstance(file, str) or not _FILE.fullmatch(file) or not isinstance(offset, int):
-            return
-        path = Path(self._context.run.log_dir, file)
-        if not path.is_file():
-            self._context.log(f"W&B: {path} is gone, and with it what was not uploaded")
-        elif state.get("online"):
-            self._log_again(path, offset)
-        elif not path.with_name(f"{path.name}.synced").exists():
-            if offset > NO_RECORDS:
-                cut(str(path), offset)
-            else:  # nothing was committed, so that all of it comes again
-                shutil.rmtree(path.parent)
+        if state.get("closed") is not False or not isinstance(offset, int):
+            return None
+        if not isinstance(file, str) or not _FILE.fullmatch(file):
+            return None
+        path = Path(self._opened().run.log_dir, file)
+        if path.is_file():
+            return path, offset
+        self._opened().log(f"W&B: {path} is gone, and what was not uploaded with it")
+        return None
 
     def _log_again(self, path: Path, end: int) -> None:
         """Log what was committed to the file at `path` and is not at W&B."""
-        if self._state()["online"] is not True:
+        if not self._state()["online"]:
             self._opened().log(
-                f"W&B is offline now; what was not uploaded before is kept in {path.parent}"
+                f"W&B: the run is offline now; what was not uploaded before is in {path.parent}"
             )
             return
         for step, values in rows_before(str(path), end):
@@ -285,3 +284,13 @@ class WandbSink:
         if self._context is None:
             raise WandbError("the sink is not open")
         return self._context
+
+
+def _undo(path: Path, committed: int) -> None:
+    """Take from an offline file what is not committed: it comes again."""
+    if path.with_name(f"{path.name}.synced").exists():
+        return
+    if committed > NO_RECORDS:
+        cut(str(path), committed)
+    else:
+        shutil.rmtree(path.parent)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -164,6 +165,8 @@ def _import_wandb() -> Any:
     os.environ.setdefault("WANDB_SILENT", "true")
     # Reports of wandb's own errors and timings go to W&B over the network: not from here.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    # On a full disk each line of wandb's own log would become a traceback in the daemon's.
+    logging.raiseExceptions = False
     try:
         import wandb
     except ImportError as error:

@@ -117,19 +117,19 @@ def _buckets(
         low, high = min(low, float(chunk.min())), max(high, float(chunk.max()))
     if low > high:
         raise ValueError("a histogram needs at least one finite value")
-    edges = _edges(low, high, bins)
-    counts = np.zeros(len(edges) - 1, np.int64)
-    for chunk in _finite_chunks(data):
-        counts += np.histogram(chunk, bins=edges)[0]
+    with np.errstate(all="ignore"):  # huge values have infinite distances
+        edges = _edges(low, high, bins)
+        counts = np.zeros(len(edges) - 1, np.int64)
+        for chunk in _finite_chunks(data):
+            counts += np.histogram(chunk, bins=edges)[0]
     return counts, edges
 
 
 def _edges(low: float, high: float, bins: int) -> npt.NDArray[np.float64]:
-    with np.errstate(all="ignore"):
-        try:
-            edges = np.histogram_bin_edges(np.array([low, high]), bins)
-        except ValueError:  # numpy refuses a range that is infinitely wide or too narrow to divide
-            edges = np.array([low, high])
+    try:
+        edges = np.histogram_bin_edges(np.array([low, high]), bins)
+    except ValueError:  # numpy refuses a range that is infinitely wide or too narrow to divide
+        edges = np.array([low, high])
     if np.isfinite(edges).all() and (edges[1:] > edges[:-1]).all():
         return edges
     # One bucket for all of them says nothing false either.

@@ -1,0 +1,62 @@
+"""The daemon's settings: precedence, and errors that say what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sidestep.sidecar.config import ConfigurationError, load
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SIDESTEP_ENDPOINT", "SIDESTEP_STATE_DIR", "SIDESTEP_CONFIG", "SIDESTEP_IDLE_S"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def _file(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_argument_before_environment_before_file_before_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _file(tmp_path, "sidecar: {idle_s: 5, history_mb: 1}\nlogging: {log_dir: x}\n")
+    assert load(None, {}).idle_s == 3.0
+    assert load(path, {}).idle_s == 5.0
+    assert load(None, {"SIDESTEP_CONFIG": path}).history_mb == 1
+    monkeypatch.setenv("SIDESTEP_IDLE_S", "7")
+    assert load(path, {"SIDESTEP_IDLE_S": "7"}).idle_s == 7.0
+    assert load(path, {"SIDESTEP_IDLE_S": "7"}, idle_s=9).idle_s == 9.0
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("sidecar: {idel_s: 5}", "did you mean 'idle_s'"),
+        ("sidcar: {}", "did you mean 'sidecar'"),
+        ("sidecar: {idle_s: -1}", "sidecar.idle_s"),
+        ("sidecar: {journal_sync: maybe}", "journal_sync"),
+        ("sidecar: [1]", "must be a mapping"),
+        ("- 1", "expected the blocks"),
+        ("sidecar: {endpoint: 'tcp://0.0.0.0:1'}", "loopback only"),
+        ("sidecar: {endpoint: 'http://x'}", "must begin with"),
+        ("a: [", "cannot read"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says.replace("[", r"\[")):
+        load(_file(tmp_path, text), {})
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(ConfigurationError, match="nowhere.yaml"):
+        load("/nowhere.yaml", {})
+
+
+def test_loopback_endpoints_are_taken() -> None:
+    assert load(None, {}, endpoint="tcp://127.0.0.1:5790").endpoint == "tcp://127.0.0.1:5790"
+    assert load(None, {}, endpoint="ipc:///tmp/x").endpoint == "ipc:///tmp/x"

@@ -1,0 +1,339 @@
+"""Ingest over real sockets: what it acknowledges is in the journal, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zmq
+
+from sidestep.proto import (
+    Ack,
+    Batch,
+    Bye,
+    ByeAck,
+    Gap,
+    Hello,
+    Message,
+    Nack,
+    Part,
+    Ping,
+    Pong,
+    Reject,
+    RunSpec,
+    Tags,
+    Value,
+    Welcome,
+    decode,
+    encode,
+)
+from sidestep.proto.records import Array, Scalars, encode_scalars, encode_value
+from sidestep.proto.segments import SMALL, Outbox
+from sidestep.sidecar.ingest import Ingest
+from sidestep.sidecar.journal import Journal
+from sidestep.sidecar.journal_reader import JournalReader
+from sidestep.sidecar.points import ScalarBlock, read_points
+from sidestep.sidecar.roster import DaemonPoints, Limits
+
+
+class FailingJournal(Journal):
+    """A journal whose disk is full for a while."""
+
+    full = False
+
+    def begin(self) -> None:
+        if FailingJournal.full:
+            raise sqlite3.OperationalError("database or disk is full")
+        super().begin()
+
+
+class Service:
+    """A running ingest thread and its journal."""
+
+    def __init__(self, folder: Path, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        self.context = context
+        self.endpoint = f"inproc://{folder.name}"
+        self.path = str(folder / "journal.sqlite")
+        self.outboxes = str(folder / "outboxes")
+        self.said: list[str] = []
+        self.sockets: list[zmq.Socket[bytes]] = []
+        self.ingest = self._new()
+
+    def _new(self) -> Ingest:
+        ingest = Ingest(
+            self.context,
+            [self.endpoint],
+            lambda: FailingJournal(self.path),
+            [self.outboxes],
+            Limits(credit_bytes=1 << 20, max_clients=2),
+            lambda _row: None,
+            self.said.append,
+        )
+        ingest.start()
+        assert ingest.ready.wait(10)
+        assert ingest.failed is None
+        return ingest
+
+    def restart(self) -> None:
+        self.stop()
+        self.ingest = self._new()
+
+    def stop(self) -> None:
+        self.ingest.stop()
+        self.ingest.join(10)
+
+    def rows(self) -> list[tuple[int, ...]]:
+        """All (step, ...) rows of numbers in the journal."""
+        reader = JournalReader(self.path)
+        found: list[tuple[int, ...]] = []
+        for row in reader.rows(0, max_bytes=1 << 30):
+            for block in read_points(row.data, reader.tag_sets(row.client_id, refresh=True)):
+                if isinstance(block, ScalarBlock):
+                    found += [(int(s),) for s in block.steps]
+        reader.close()
+        return found
+
+    def until(self, condition: object) -> None:
+        """Wait for a condition of the snapshot."""
+        assert callable(condition)
+        deadline = time.monotonic() + 20
+        while not condition(self.ingest.snapshot):
+            assert time.monotonic() < deadline, self.ingest.snapshot
+            time.sleep(0.005)
+
+
+class Peer:
+    """A client by hand."""
+
+    def __init__(self, service: Service, uuid: bytes = b"a" * 16, **hello: int | str) -> None:
+        self.socket = service.context.socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.connect(service.endpoint)
+        service.sockets.append(self.socket)
+        spec = RunSpec(str(hello.pop("run", "r")), "/logs")
+        self.hello = Hello(uuid, 1, 1, spec, **hello)  # type: ignore[arg-type]
+
+    def ask(self, message: Message) -> Message:
+        self.socket.send(encode(message))
+        return self.next()
+
+    def next(self) -> Message:
+        assert self.socket.poll(10_000), "no answer"
+        return decode(self.socket.recv())
+
+    def until(self, kind: type[Message]) -> Message:
+        while True:
+            message = self.next()
+            if isinstance(message, kind):
+                return message
+
+    def greet(self) -> Welcome:
+        welcome = self.ask(self.hello)
+        assert isinstance(welcome, Welcome)
+        self.socket.send(encode(Tags(0, (("loss",),))))
+        return welcome
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    FailingJournal.full = False
+    with zmq.Context() as context:
+        service = Service(tmp_path, context)
+        yield service
+        FailingJournal.full = False
+        service.stop()
+        for socket in service.sockets:
+            socket.close(linger=0)
+
+
+def _batch(first: int, last: int) -> Batch:
+    data = b"".join(encode_scalars(Scalars(0, s, 1, (0.5,))) for s in range(first, last + 1))
+    return Batch(first, last, data)
+
+
+def test_a_batch_is_acknowledged_once_it_is_journalled(service: Service) -> None:
+    peer = Peer(service)
+    assert peer.greet().durable_seq == 0
+    assert peer.ask(_batch(1, 3)) == Ack(3, 0, 1 << 20)
+    assert service.rows() == [(1,), (2,), (3,)]
+
+
+def test_overlaps_and_repetitions_are_journalled_once(service: Service) -> None:
+    peer = Peer(service)
+    peer.greet()
+    for first, last in [(1, 3), (1, 3), (2, 5), (5, 5), (4, 6)]:
+        answer = peer.ask(_batch(first, last))
+        assert isinstance(answer, Ack)
+    assert service.rows() == [(s,) for s in range(1, 7)]
+
+
+def test_what_comes_too_early_is_refused_with_what_is_awaited(service: Service) -> None:
+    peer = Peer(service)
+    peer.greet()
+    answer = peer.ask(_batch(5, 6))
+    assert isinstance(answer, Nack)
+    assert (answer.code, answer.first_seq) == ("out_of_order", 1)
+    assert service.rows() == []
+
+
+def test_parts_make_one_record(service: Service) -> None:
+    peer = Peer(service)
+    peer.greet()
+    record = Value("histogram", "h", 7, 1, {}, [Array("uint8", (300_000,), bytes(300_000))])
+    data = b"".join(encode_value(record)[1])
+    half = len(data) // 2
+    peer.socket.send(encode(Part(1, 0, len(data), data[:half])))
+    assert peer.next() == Ack(0, 0, 1 << 20)  # a sign of life
+    assert peer.ask(Part(1, half, len(data), data[half:])) == Ack(1, 0, 1 << 20)
+
+
+def test_gaps_are_counted_as_dropped(service: Service) -> None:
+    peer = Peer(service)
+    peer.greet()
+    assert peer.ask(Gap(1, 10, "outbox full")) == Ack(10, 10, 1 << 20)
+    assert peer.ask(_batch(11, 11)) == Ack(11, 10, 1 << 20)
+
+
+@pytest.mark.parametrize(
+    "data", [b"x" * 8, encode_scalars(Scalars(9, 1, 1, (0.5,))), _batch(1, 2).data]
+)
+def test_records_that_cannot_be_taken_are_refused_and_the_next_ones_taken(
+    service: Service, data: bytes
+) -> None:
+    peer = Peer(service)
+    peer.greet()
+    answer = peer.ask(Batch(1, 1, data))
+    assert isinstance(answer, Nack)
+    assert (answer.code, answer.first_seq, answer.last_seq) == ("refused", 1, 1)
+    assert isinstance(peer.ask(Gap(1, 1, "refused")), Ack)
+    assert peer.ask(_batch(2, 2)) == Ack(2, 1, 1 << 20)
+
+
+def test_who_did_not_say_hello_is_asked_to(service: Service) -> None:
+    answer = Peer(service).ask(_batch(1, 1))
+    assert isinstance(answer, Nack)
+    assert answer.code == "unknown_session"
+
+
+def test_rubbish_is_answered_and_counted(service: Service) -> None:
+    peer = Peer(service)
+    peer.socket.send(b"GET / HTTP/1.1")
+    assert isinstance(peer.next(), Nack)
+    peer.socket.send(b"SDS\x63\x90")
+    answer = peer.next()
+    assert isinstance(answer, Reject)
+    assert answer.code == "version"
+    peer.socket.send_multipart([b"a", b"b"])
+    service.until(lambda s: s.refused_frames == 3)
+    assert isinstance(peer.ask(peer.hello), Welcome)
+
+
+def test_a_full_house_is_said(service: Service) -> None:
+    for uuid in (b"a" * 16, b"b" * 16):
+        Peer(service, uuid).greet()
+    answer = Peer(service, b"c" * 16).ask(Peer(service, b"c" * 16).hello)
+    assert isinstance(answer, Reject)
+    assert answer.code == "full"
+
+
+def test_a_second_process_with_the_same_uuid_is_rejected(service: Service) -> None:
+    Peer(service).greet()
+    twin = Peer(service)
+    twin.hello = Hello(b"a" * 16, 2, 1, RunSpec("r", "/logs"))
+    answer = twin.ask(twin.hello)
+    assert isinstance(answer, Reject)
+    assert answer.code == "duplicate_client"
+
+
+def test_a_restarted_daemon_knows_what_it_has(service: Service) -> None:
+    peer = Peer(service)
+    peer.greet()
+    peer.ask(_batch(1, 3))
+    service.restart()
+    again = Peer(service)
+    assert again.greet().durable_seq == 3
+    assert again.ask(_batch(2, 4)) == Ack(4, 0, 1 << 20)
+    assert service.rows() == [(s,) for s in range(1, 5)]
+
+
+def test_bye_is_acknowledged_and_ends_the_client(service: Service) -> None:
+    peer = Peer(service)
+    peer.greet()
+    peer.ask(_batch(1, 1))
+    assert peer.ask(Bye(1)) == ByeAck(1)
+    service.until(lambda s: [c.row.state for c in s.clients] == ["finished"])
+
+
+def test_a_full_disk_holds_clients_and_loses_nothing(service: Service) -> None:
+    peer = Peer(service)
+    peer.greet()
+    peer.ask(_batch(1, 1))
+    FailingJournal.full = True
+    peer.socket.send(encode(_batch(2, 2)))
+    service.until(lambda s: s.storage_error is not None)
+    # It forgot us with the round that failed, and says what it really has: no credit.
+    assert peer.ask(Ping()) == Nack("unknown_session", "say HELLO first")
+    FailingJournal.full = False
+    welcome = peer.ask(peer.hello)
+    assert isinstance(welcome, Welcome)
+    assert (welcome.durable_seq, welcome.dropped) == (1, 0)
+    peer.socket.send(encode(Tags(0, (("loss",),))))
+    assert isinstance(peer.ask(_batch(2, 2)), Ack)
+    service.until(lambda s: s.storage_error is None)
+    peer.socket.send(encode(Ping()))
+    assert isinstance(peer.until(Pong), Pong)
+    assert service.rows() == [(1,), (2,)]
+
+
+def test_a_dead_clients_outbox_is_delivered_once_and_removed(service: Service) -> None:
+    peer = Peer(service)
+    peer.greet()
+    peer.ask(_batch(1, 2))
+    os.makedirs(service.outboxes)
+    path = os.path.join(service.outboxes, "x.outbox")
+    buffer = bytearray(1 << 20)
+    outbox = Outbox.create(memoryview(buffer), peer.hello)
+    outbox.define_tags(("loss",))
+    data = bytes(_batch(1, 3).data)
+    outbox.open(0, SMALL, 1)
+    base = outbox.base(0)
+    buffer[base : base + len(data)] = data
+    outbox.table[outbox.used_word(0)] = len(data)
+    Path(path + ".new").write_bytes(buffer)
+    os.rename(path + ".new", path)
+    service.until(lambda s: [c.row.state for c in s.clients] == ["lost"])
+    service.until(lambda _: not os.path.exists(path))
+    assert service.rows() == [(1,), (2,), (3,)]
+
+
+def test_a_damaged_outbox_is_put_aside(service: Service) -> None:
+    os.makedirs(service.outboxes)
+    Path(service.outboxes, "y.outbox").write_bytes(b"rubbish" * 1000)
+    wanted = service.ingest.scan()
+    service.until(lambda s: s.scans >= wanted)
+    assert os.listdir(service.outboxes) == ["y.outbox.damaged"]
+    assert "damaged" in service.said[0]
+
+
+def test_what_the_daemon_says_itself_is_journalled_with_its_cursor(service: Service) -> None:
+    peer = Peer(service)
+    peer.greet()
+    moments = Value("moments", "rep", 5, 1, {"n": 2}, [])
+    data = b"".join(encode_value(moments)[1])
+    assert peer.ask(Batch(1, 1, data)) == Ack(1, 0, 1 << 20)
+    (run,) = service.ingest.snapshot.runs.values()
+    assert (run.derived_row, run.to_derive_row) == (0, 1)
+    said = DaemonPoints(run.id, "derive", [(5, 1, {"rep_std": 1.0})], derived_row=1)
+    service.ingest.submit(said)
+    service.until(lambda s: s.runs[run.id].derived_row == 1)
+    service.ingest.submit(said)  # a deriver that was restarted says it again
+    service.ingest.submit(DaemonPoints(run.id, "system", [(6, 1, {"system/cpu_percent": 3.0})]))
+    service.until(lambda s: s.last_row == 3)
+    assert service.rows() == [(5,), (6,)]
+    service.restart()
+    (run,) = service.ingest.snapshot.runs.values()
+    assert (run.derived_row, run.to_derive_row) == (1, 1)
