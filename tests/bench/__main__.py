@@ -48,7 +48,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         description="Measures sidestep beside its peers and prints tables of medians and ratios.",
         epilog="Exit code: 0 well; 1 a trial failed, or --check found a lost ratio; 2 wrong usage.",
     )
-    parser.add_argument("--quick", action="store_true", help="one short round: under two minutes")
+    parser.add_argument("--quick", action="store_true", help="one short round: two minutes or so")
     parser.add_argument(
         "--rows", type=names(ROWS), default=[], metavar="A,B", help=f"only these: {', '.join(ROWS)}"
     )

@@ -16,8 +16,9 @@ FLOOR: Final = "empty"
 OURS: Final = "sidestep"
 """The system that all others are compared with."""
 
-LEAST_NOISE: Final = 1.25
-"""Rounds of one run are minutes apart; two runs may be days apart: noisier than either shows."""
+LEAST_NOISE: Final = 2.0
+"""Rounds of one run meet the same neighbours on the machine, two runs need not, and neither shows
+that noise: wandb's burst, with the same code, differed threefold between runs minutes apart."""
 
 Samples = Mapping[str, Mapping[str, Mapping[int, float]]]
 """Metric key → system → round → value."""

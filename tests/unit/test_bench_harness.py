@@ -94,9 +94,9 @@ def spreads(low: float, median: float, high: float) -> dict[str, dict[str, Sprea
 def test_a_ratio_is_lost_only_beyond_the_noise_of_both_runs() -> None:
     before = spreads(90, 100, 110)
     assert lost_ratios(spreads(80, 89, 95), before) == []
-    assert lost_ratios(spreads(70, 75, 80), before) == []
-    (lost,) = lost_ratios(spreads(50, 60, 70), before)
-    assert "burst.mean against wandb: 60×" in lost
+    assert lost_ratios(spreads(40, 45, 50), before) == []
+    (lost,) = lost_ratios(spreads(20, 30, 40), before)
+    assert "burst.mean against wandb: 30×" in lost
     assert lost_ratios({}, before) == []
 
 

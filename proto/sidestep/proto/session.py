@@ -542,13 +542,10 @@ class ServerSession:
             return [Send(self._ack())]
         if first_seq > self._taken_seq + 1:
             return [self._out_of_order("records are missing")]
-        match message:
-            case m.Batch():
-                return self._batch(message)
-            case m.Part():
-                return self._part(message)
-            case m.Gap():
-                return self._gap(message)
+        if isinstance(message, m.Part):
+            return self._part(message)
+        self._drop_parts()  # of a record that was given up meanwhile
+        return self._batch(message) if isinstance(message, m.Batch) else self._gap(message)
 
     def _batch(self, batch: m.Batch) -> list[ServerAction]:
         skip = self._taken_seq + 1 - batch.first_seq

@@ -27,7 +27,7 @@ from .cursor_file import Cursor
 from .journal_reader import JournalReader, Row, unpack_spec
 from .naming import safe_name
 from .points import Points, read_points
-from .sinks.base import Sink, SinkContext
+from .sinks.base import Sink, SinkContext, SinkUnusableError
 
 _BACKOFF_FIRST_S: Final = 0.25
 _BACKOFF_LAST_S: Final = 30.0
@@ -51,6 +51,9 @@ def open_sink(name: str) -> Sink:
         return WandbSink()
     raise ValueError(f"unknown sink {name!r}")
 
+
+_ONE_PER_PROCESS: Final = frozenset({"wandb"})
+"""Sinks whose library has global state: after a failure only a new process can open them again."""
 
 # W&B's commit is a round trip to its own service; TensorBoard's is one write.
 _INTERVAL_S: Final = {"tensorboard": 0.05, "wandb": 0.5}
@@ -90,8 +93,8 @@ class Worker:
         self._sink: Sink | None = None
         self._skipped = 0
 
-    def serve(self, inbox: queue.SimpleQueue[dict[str, Any]]) -> None:
-        """Work until the daemon says ``close``."""
+    def serve(self, inbox: queue.SimpleQueue[dict[str, Any]]) -> bool:
+        """Work until the daemon says ``close``; False when only a new process can go on."""
         failures = 0
         self._reader = JournalReader(self._journal_path)
         self._say("starting")
@@ -100,19 +103,20 @@ class Worker:
             try:
                 closing = self._until_closed(inbox)
                 self._close(bool(closing.get("finished")))
-                return
-            except ModuleNotFoundError as error:
-                extra = "wandb" if self._name == "wandb" else "sidecar"
-                self._say("failed", f"{error}. Run: pip install 'sidestep[{extra}]'")
-                return
+                return True
+            except (SinkUnusableError, ModuleNotFoundError) as error:
+                self._say("failed", _sentence(error))
+                return True
             except Exception as error:  # noqa: BLE001 - whatever a sink's library raises
                 failures = failures + 1 if self._sink is None else 1
                 pause = min(_BACKOFF_LAST_S, _BACKOFF_FIRST_S * 2 ** min(failures, 16))
                 traceback.print_exc()
                 self._say("degraded", f"{type(error).__name__}: {error}", pause)
+                if self._name in _ONE_PER_PROCESS:
+                    return False
                 self._abandon()
                 if closing is not None or _wait_for_close(inbox, pause):
-                    return
+                    return True
 
     def _until_closed(self, inbox: queue.SimpleQueue[dict[str, Any]]) -> dict[str, Any]:
         self._open()
@@ -192,10 +196,23 @@ class Worker:
                 "row": self._cursor.row,
                 "total": self._cursor.total,
                 "error": error,
-                "skipped": self._skipped,
+                "skipped": self._skipped + _skipped_of(self._cursor),
                 "retry_in_s": pause_s,
             }
         )
+
+
+def _skipped_of(cursor: Cursor) -> int:
+    """Values that the sink could not show, by its own count."""
+    skipped = (cursor.state or {}).get("skipped")
+    return skipped if isinstance(skipped, int) else 0
+
+
+def _sentence(error: Exception) -> str:
+    """What is wrong, and for a missing package what installs it."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error}. Run: pip install 'sidestep[sidecar]'"
+    return str(error)
 
 
 def _next_news(inbox: queue.SimpleQueue[dict[str, Any]], pause_s: float) -> dict[str, Any] | None:
@@ -252,14 +269,17 @@ def main() -> None:
         except ChannelClosedError:
             os._exit(0)
 
-    Worker(
+    worker = Worker(
         str(task["sink"]),
         int(task["run_id"]),
         unpack_spec(cast("bytes", task["spec"])),
         str(task["journal"]),
         str(task["cursor"]),
         report,
-    ).serve(inbox)
+    )
+    if not worker.serve(inbox):
+        # Without exit hooks: they belong to the library that has just failed.
+        os._exit(1)
 
 
 if __name__ == "__main__":

@@ -379,9 +379,10 @@ def test_everything_has_its_place(total: int, hello_bytes: int) -> None:
         layout = plan(named, hello_bytes)
     assert layout.segment_count >= 8
     assert layout.segment_bytes <= MAX_DATA_BYTES
-    assert 64 + 8 * 8 <= 4096 <= 4096 + hello_bytes <= layout.table_at
-    assert layout.table_at + 32 * layout.segment_count <= layout.tags_at
-    assert layout.tags_at + layout.tags_bytes <= layout.segments_at
+    # Each area begins at the first page after the one before it.
+    assert 0 <= layout.table_at - (4096 + hello_bytes) < 4096
+    assert 0 <= layout.tags_at - (layout.table_at + 32 * layout.segment_count) < 4096
+    assert 0 <= layout.segments_at - (layout.tags_at + layout.tags_bytes) < 4096
     assert layout.segments_at + layout.segment_bytes * layout.segment_count <= layout.total
     for offset in (layout.table_at, layout.tags_at, layout.segments_at, layout.segment_bytes):
         assert offset % 4096 == 0

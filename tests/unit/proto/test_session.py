@@ -372,30 +372,30 @@ def test_a_daemon_with_a_fresh_journal_goes_on_after_what_another_acknowledged()
     assert session.receive(Batch(51, 52, b"data")) == [Append(51, 52, 0, b"data")]
 
 
-def test_an_acknowledgement_of_the_old_daemon_that_comes_after_hello_to_a_fresh_one() -> None:
+@pytest.mark.parametrize("late", [51, 80])
+def test_an_acknowledgement_of_the_old_daemon_that_comes_after_hello_to_a_fresh_one(
+    late: int,
+) -> None:
     """The fresh one waits for 51, which is gone: the client must say HELLO again, not wait."""
-    old, fresh = server(), ServerSession(2)
-    old.credit = fresh.credit = 100
-    client = client_in(S.READY)
-    client.receive(Ack(50, 0, 100), 1.0)
     for state in (S.READY, S.CLOSING):
-        client.receive(Nack("unknown_session", ""), 2.0)
-        client.receive(sends(fresh.receive(replace(HELLO, connection=2, acked_seq=50)))[0], 2.0)
-        client.receive(Ack(80, 3, 100), 2.0)  # late
-        if state is S.CLOSING:
-            client.finish(80, 2.0)
-            (nack,) = sends(fresh.receive(Bye(80)))
-        else:
-            (nack,) = sends(fresh.receive(Batch(81, 81, b"data")))
-        assert client.state is state
-        (hello,) = sends(client.receive(nack, 3.0))
-        assert isinstance(hello, Hello)
-        assert (hello.acked_seq, hello.acked_dropped) == (80, 3)
-        (welcome,) = sends(fresh.receive(replace(hello, connection=100)))
-        assert isinstance(welcome, Welcome)
-        assert welcome.durable_seq == 80
         fresh = ServerSession(2)
-        client.receive(welcome, 3.0)
+        client = client_in(S.READY)
+        client.receive(Ack(50, 0, 100), 1.0)
+        (hello,) = sends(client.receive(Nack("unknown_session", ""), 2.0))
+        (welcome,) = sends(fresh.receive(hello))
+        client.receive(replace(welcome, credit=100), 2.0)
+        client.receive(Ack(late, 3, 100), 2.0)
+        if state is S.CLOSING:
+            (message,) = sends(client.finish(late, 2.0))
+        else:
+            message = Batch(late + 1, late + 1, b"data")
+        assert client.state is state
+        (nack,) = sends(fresh.receive(message))
+        (hello,) = sends(client.receive(nack, 3.0))
+        assert hello == replace(HELLO, connection=3, acked_seq=late, acked_dropped=3)
+        (welcome,) = sends(fresh.receive(hello))
+        assert isinstance(welcome, Welcome)
+        assert (welcome.durable_seq, welcome.dropped) == (late, 3)
 
 
 # --- records -----------------------------------------------------------------------------------
@@ -464,6 +464,16 @@ def test_a_part_that_is_missing_is_asked_for(parts: list[Part]) -> None:
     assert (nack.code, nack.first_seq) == ("out_of_order", 1)
     session.receive(Part(1, 0, 2, b"a"))
     assert session.receive(Part(1, 1, 2, b"b")) == [Append(1, 1, 0, b"ab")]
+
+
+@pytest.mark.parametrize("dropped", [Gap(1, 1, "full"), Batch(1, 1, b"x")])
+def test_parts_of_a_record_that_was_given_up_are_not_taken_for_the_next(dropped: Message) -> None:
+    session = server()
+    session.receive(Part(1, 0, 5, b"ab"))
+    session.receive(dropped)
+    assert session.reassembling_bytes == 0
+    (nack,) = sends(session.receive(Part(2, 2, 5, b"cde")))
+    assert isinstance(nack, Nack)
 
 
 def test_parts_that_exceed_what_they_announced_are_refused() -> None:

@@ -23,6 +23,8 @@ from tests.support.wandb_worker import SinkError, WandbWorker, rows, value
 
 Start = Callable[..., WandbWorker]
 
+KEY = API_KEY.encode()
+
 ODD_FLOATS = [math.nan, math.inf, -math.inf, 5e-324, 1.7976931348623157e308, -0.0, 0.1 + 0.2]
 
 
@@ -267,6 +269,11 @@ def test_without_a_key_the_run_is_offline_and_says_so_once(start: Start, log_dir
     assert f"wandb sync {wandb_files(log_dir)[0].parent}" in line
 
 
+def test_online_without_a_key_is_an_error(start: Start, log_dir: Path) -> None:
+    with pytest.raises(SinkError, match="W&B has no API key: set WANDB_API_KEY"):
+        start(WANDB_MODE="online").open(log_dir)
+
+
 def test_disabled_means_nothing_is_written(start: Start, log_dir: Path) -> None:
     worker = start(WANDB_MODE="disabled")
     worker.open(log_dir)
@@ -330,6 +337,7 @@ def test_online_what_a_dead_worker_had_not_uploaded_is_uploaded(
     assert [row["loss"] for row in uploaded] == list(range(20))
     assert uploaded[9]["note"]["_type"] == "html-file"
     assert again.saved[-1]["closed"]
+    assert not [path for path in log_dir.rglob("*") if path.is_file() and KEY in path.read_bytes()]
 
 
 def test_online_an_end_that_hangs_is_made_good_later(

@@ -13,12 +13,19 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from sidestep.proto import RunSpec
+from sidestep.proto import RunSpec, SidestepError
 
 from ..points import Points
 
 SinkState = Mapping[str, object]
 """What a sink needs to take up its work again: MessagePack types, a few hundred bytes."""
+
+
+class SinkUnusableError(SidestepError):
+    """The sink cannot work until a person has changed something: it is not tried again.
+
+    The message says what is wrong and what to do.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +49,11 @@ class SinkContext:
 
 
 class Sink(Protocol):
-    """A destination of one run's points. Every method may raise: the worker retries with backoff."""
+    """A destination of one run's points.
+
+    Every method may raise: the worker opens the sink again, with backoff; not after
+    `SinkUnusableError`.
+    """
 
     def open(self, context: SinkContext) -> None:
         """Take up the work where `context.state` says; undo what came after it."""

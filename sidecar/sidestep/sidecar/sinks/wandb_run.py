@@ -177,13 +177,19 @@ def _import_wandb() -> Any:
 
 
 def _mode(wandb: Any, given: Mapping[str, Any]) -> str | None:
-    """The mode that the run or the user asks for; None if it must be offline for want of a key."""
-    if "mode" in given:
-        return str(given["mode"])
+    """The mode that the run or the user asks for; None if it must be offline for want of a key.
+
+    Raises:
+        WandbError: the run is to be online, and there is no key.
+    """
     # Settings files and the environment, read as `wandb.init` reads them.
-    mode = str(wandb.setup().settings.mode)
-    asked_for = mode != "online" or "WANDB_MODE" in os.environ
-    return mode if asked_for or _has_key(wandb) else None
+    default = str(wandb.setup().settings.mode)
+    mode = str(given.get("mode", default))
+    if mode != "online" or default != "online" or _has_key(wandb):
+        return mode
+    if "mode" in given or "WANDB_MODE" in os.environ:  # wandb would ask for the key, and wait
+        raise WandbError("W&B has no API key: set WANDB_API_KEY or run `wandb login`")
+    return None
 
 
 def _has_key(wandb: Any) -> bool:
