@@ -33,7 +33,6 @@ from sidestep.proto.session import (
 )
 
 from .journal import ClientRow, Journal
-from .points import check_rows
 from .roster import DERIVED_KIND, DERIVER, ClientEntry, Limits, RunEntry
 
 _REASSEMBLY_BYTES: Final = 256 << 20
@@ -263,6 +262,8 @@ class Clients:
                 entry.tag_counts[tag_set] = len(tags)
 
     def _append(self, entry: ClientEntry, append: Append) -> None:
+        from .points import check_rows  # numpy loads with the first batch, not before "ready"
+
         count = append.last_seq - append.first_seq + 1
         try:
             data, last_step, kinds = check_rows(append.data, entry.tag_counts, append.skip, count)

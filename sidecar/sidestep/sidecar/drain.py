@@ -34,7 +34,7 @@ class Drain:
 
     def advance(self, snapshot: Snapshot, supervisor: Supervisor, live_runs: set[int]) -> None:
         """Look again."""
-        if snapshot.scans < self.scan or snapshot.adopting or snapshot.storage_error:
+        if snapshot.scanned < self.scan or snapshot.adopting or snapshot.storage_error:
             return
         if self._derive_to is None:
             self._derive_to = {

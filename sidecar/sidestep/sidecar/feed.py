@@ -17,7 +17,6 @@ import zmq
 from sidestep.proto import RemoteProtocolError
 
 from .journal_reader import JournalReader, Row
-from .points import ScalarBlock, read_points, wall_times_s
 
 STATUS_TOPIC: Final = b"\0status"
 _INTERVAL_S: Final = 0.02
@@ -128,6 +127,8 @@ class Feed(threading.Thread):
 
 def scalar_rows(reader: JournalReader, row: Row) -> list[tuple[list[str], list[int], Any, Any]]:
     """The numbers of a row as plain lists: tags, steps, wall times in seconds, rows of values."""
+    from .points import ScalarBlock, read_points, wall_times_s  # brings numpy
+
     for refresh in (False, True):
         try:
             blocks = list(read_points(row.data, reader.tag_sets(row.client_id, refresh)))

@@ -86,13 +86,12 @@ class Ingest(threading.Thread):
         self._log = log
         self._inbox: queue.SimpleQueue[DaemonPoints | Mapping[int, int]] = queue.SimpleQueue()
         self._stopping = threading.Event()
-        self._scan_wanted = threading.Event()
         self._adoptions: deque[Adoption] = deque()
         self._adopting: ClientEntry | None = None  # the client of the first of them
         self._storage_error: str | None = None
         self._storage_retry = 0.0
         self._next_scan = 0.0
-        self._scans = self._refused = 0
+        self._scan_wanted = self._scanned = self._refused = 0
 
     # --- other threads -------------------------------------------------------------------
 
@@ -105,9 +104,12 @@ class Ingest(threading.Thread):
         self._inbox.put(passed)
 
     def scan(self) -> int:
-        """Look for dead clients' outboxes now; done when `snapshot.scans` reaches the result."""
-        self._scan_wanted.set()
-        return self.snapshot.scans + 2  # one may be under way that began before this call
+        """Look for dead clients' outboxes now; done when `snapshot.scanned` reaches the result.
+
+        Called by the main thread alone.
+        """
+        self._scan_wanted += 1
+        return self._scan_wanted
 
     def stop(self) -> None:
         """End the thread after its round."""
@@ -231,13 +233,13 @@ class Ingest(threading.Thread):
 
     def _adoption_round(self, now: float) -> list[ClientEntry]:
         """Find dead clients' outboxes, and read a little of the first one."""
-        if self._scan_wanted.is_set() or now >= self._next_scan:
-            self._scan_wanted.clear()
+        wanted = self._scan_wanted
+        if wanted > self._scanned or now >= self._next_scan:
             self._next_scan = now + _SCAN_S
             known = {adoption.path for adoption in self._adoptions}
             for found in find_dead(self._outbox_dirs, known, self._log):
                 self._adoptions.append(found)
-            self._scans += 1
+            self._scanned = wanted
         if not self._adoptions:
             return []
         adoption = self._adoptions[0]
@@ -307,6 +309,6 @@ class Ingest(threading.Thread):
             tuple(self._clients),
             self._storage_error,
             len(self._adoptions),
-            self._scans,
+            self._scanned,
             self._refused + self._clients.refused,
         )

@@ -13,8 +13,8 @@ _UNSAFE: Final = re.compile(r"[^\w .+=@,-]", re.UNICODE)
 def safe_name(name: str) -> str:
     """A file name for `name`: itself when it is harmless, else a readable form with a digest.
 
-    Different names give different file names (but for an 8-digit digest). The result never begins with a dot, holds no
-    separator or control character, and has at most 120 bytes.
+    Different names give different file names, as far as a digest of 8 digits goes. The result
+    never begins with a dot, holds no separator or control character, and has at most 120 bytes.
     """
     harmless = _UNSAFE.sub("_", name).strip(" .")
     if name and harmless == name and len(name.encode()) <= _MAX_BYTES:

@@ -86,7 +86,7 @@ class Snapshot:
     clients: tuple[ClientEntry, ...] = ()
     storage_error: str | None = None
     adopting: int = 0
-    scans: int = 0
+    scanned: int = 0
     refused_frames: int = 0
 
     def live_runs(self) -> list[tuple[RunEntry, ClientEntry]]:

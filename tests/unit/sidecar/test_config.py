@@ -53,7 +53,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, says: str) -> None:
 
 
 def test_a_missing_file_is_named() -> None:
-    with pytest.raises(ConfigurationError, match="nowhere.yaml"):
+    with pytest.raises(ConfigurationError, match=r"nowhere\.yaml"):
         load("/nowhere.yaml", {})
 
 

@@ -314,7 +314,7 @@ def test_a_damaged_outbox_is_put_aside(service: Service) -> None:
     os.makedirs(service.outboxes)
     Path(service.outboxes, "y.outbox").write_bytes(b"rubbish" * 1000)
     wanted = service.ingest.scan()
-    service.until(lambda s: s.scans >= wanted)
+    service.until(lambda s: s.scanned >= wanted)
     assert os.listdir(service.outboxes) == ["y.outbox.damaged"]
     assert "damaged" in service.said[0]
 

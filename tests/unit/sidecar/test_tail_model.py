@@ -426,7 +426,7 @@ def test_many_long_tags_fit_any_window(width: int, height: int) -> None:
     lines = text_of(model_of(*tags), width, height)
     if height >= 24:
         assert len(lines) == height
-        hidden = 500 - sum("qkv" in line or "weight" in line for line in lines)
+        hidden = 500 - sum(line.startswith("grad") for line in lines)
         assert lines[-1].startswith(f"… {hidden} more")
 
 
@@ -435,6 +435,21 @@ def test_long_tags_keep_both_ends() -> None:
     assert lines[-1].startswith("train/a_")
     assert "…" in lines[-1]
     assert "/loss " in lines[-1]
+
+
+def test_tags_that_differ_look_different() -> None:
+    tags = [f"gradients/encoder.blocks.{index}.attention.qkv.weight_norm" for index in range(15)]
+    shown = [line.split()[0] for line in text_of(model_of(*tags))[-15:]]
+    assert len(set(shown)) == 15
+    assert shown[12].startswith("gradient")
+    assert "…12.att" in shown[12]
+
+
+@given(st.lists(st.text("ab/1", max_size=12), max_size=8), st.integers(1, 12))
+def test_elided_tags_keep_their_width(tags: list[str], width: int) -> None:
+    shown = wording.elide_apart(tags, width)
+    assert all(len(text) <= width for text in shown)
+    assert all(text == tag for text, tag in zip(shown, tags, strict=True) if len(tag) <= width)
 
 
 def test_all_tags_that_fit_are_shown_without_a_word_about_more() -> None:

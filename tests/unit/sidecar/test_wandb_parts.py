@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from sidestep.proto import Array, Value
+from sidestep.sidecar.sinks.base import SinkUnusableError
 from sidestep.sidecar.sinks.wandb_file import RecordReader, cut
 from sidestep.sidecar.sinks.wandb_rows import Row, key_of
 from sidestep.sidecar.sinks.wandb_run import (
     SETTINGS,
-    WandbError,
     _writable_folder,
     checked_settings,
     without_key,
@@ -122,7 +122,9 @@ def test_settings_are_those_of_wandb() -> None:
     assert checked_settings({**given, "notes": None}) == {
         key: "x" for key in SETTINGS if key != "notes"
     }
-    with pytest.raises(WandbError, match=r"unknown setting 'proejct'; did you mean 'project'\?"):
+    with pytest.raises(
+        SinkUnusableError, match=r"unknown setting 'proejct'; did you mean 'project'\?"
+    ):
         checked_settings({"proejct": "x"})
 
 

@@ -57,27 +57,22 @@ def run(
 
 def _run_command(command: list[str], environ: dict[str, str]) -> int:
     """Run CMD to its end; signals for us are for it."""
-    # A terminal's Ctrl-C reaches CMD by itself; we stay to bring home what it logged.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        process = subprocess.Popen(command, env=environ, preexec_fn=_default_sigint)
+        process = subprocess.Popen(command, env=environ)
     except FileNotFoundError:
         print(f"sidestep: command not found: {command[0]}", file=sys.stderr)
         return _NOT_FOUND
     except OSError as error:
         print(f"sidestep: cannot run {command[0]}: {error.strerror}", file=sys.stderr)
         return _NOT_EXECUTABLE
+    # A terminal's Ctrl-C reaches CMD by itself; we stay to bring home what it logged.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _frame: process.send_signal(number))
     code = process.wait()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     return code if code >= 0 else 128 - code
-
-
-def _default_sigint() -> None:
-    # What is ignored here would be ignored in CMD too, and Ctrl-C would do nothing.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _drain(control: Control, config: str | None, timeout_s: float) -> None:

@@ -202,8 +202,9 @@ def _table(rows: Sequence[Row], width: int, glyphs: Glyphs) -> list[Text]:
         ]
     )
     lines = [Text(head, style="bold underline")]
+    tags = wording.elide_apart(tags, tag_width, glyphs.ellipsis)
     for row, tag, step in zip(rows, tags, steps, strict=True):
-        line = _tag(tag, tag_width, glyphs)
+        line = _tag(tag, tag_width)
         line.append(gap)
         line.append(
             wording.number(row.value).rjust(_VALUE_WIDTH),
@@ -225,10 +226,8 @@ def _share(room: int, longest_tag: int) -> tuple[int, int]:
     return tag, max(_MIN_TREND, min(room - tag, _MAX_TREND))
 
 
-def _tag(tag: str, width: int, glyphs: Glyphs) -> Text:
+def _tag(tag: str, width: int) -> Text:
     """A tag in exactly `width` columns, its group dimmed."""
-    if cell_len(tag) > width:
-        tag = wording.elide_middle(tag, width, glyphs.ellipsis)
     tag = set_cell_size(tag, width)  # wide characters take two columns each
     text = Text(tag)
     if "/" in tag:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 TROUBLED: Final = frozenset({"degraded", "failed", "lost", "unresponsive"})
@@ -42,6 +43,36 @@ def elide_middle(text: str, width: int, ellipsis: str = "…") -> str:
         return text[:width]
     head = kept // 2
     return text[:head] + ellipsis + text[len(text) - (kept - head) :]
+
+
+def elide_apart(texts: Sequence[str], width: int, ellipsis: str = "…") -> list[str]:
+    """`texts` in at most `width` characters each, so that those that differ still look different.
+
+    Layers of a network have names that begin and end alike: of such, what they begin with is left
+    out, from a few characters on to where they differ.
+    """
+    short = [elide_middle(text, width, ellipsis) for text in texts]
+    alike: dict[str, set[str]] = defaultdict(set)
+    for text, shown in zip(texts, short, strict=True):
+        alike[shown].add(text)
+    return [
+        shown
+        if len(text) <= width or len(alike[shown]) == 1
+        else _from_difference(text, alike[shown], width, ellipsis)
+        for text, shown in zip(texts, short, strict=True)
+    ]
+
+
+def _from_difference(text: str, alike: set[str], width: int, ellipsis: str) -> str:
+    first, last = min(alike), max(alike)  # what these share, all share
+    differ = (index for index, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
+    shared = next(differ, len(first))
+    while shared and text[shared - 1].isdigit():
+        shared -= 1  # 12 and 13 differ in a number, not in a digit
+    head = width // 3
+    if shared > head:
+        text = text[:head] + ellipsis + text[shared:]
+    return text if len(text) <= width else text[: max(0, width - len(ellipsis))] + ellipsis
 
 
 def number(value: float) -> str:

@@ -22,6 +22,7 @@ import psutil
 
 from sidestep.proto import RunSpec, SidestepError
 
+from .base import SinkUnusableError
 from .wandb_rows import STEP_METRIC
 
 FOLDER: Final = "wandb"
@@ -67,7 +68,8 @@ def start_run(spec: RunSpec, log: Callable[[str], None]) -> Any:
     """Start or resume the W&B run of `spec`; None if the user has disabled W&B.
 
     Raises:
-        WandbError: the settings are wrong, W&B is not installed, or it cannot start the run.
+        SinkUnusableError: the settings are wrong, or W&B is not installed.
+        WandbError: W&B cannot start the run.
         OSError: the log directory cannot be written.
     """
     given = checked_settings(spec.wandb or {})
@@ -136,12 +138,12 @@ def checked_settings(given: Mapping[str, object]) -> dict[str, Any]:
     """What of `given` is set.
 
     Raises:
-        WandbError: there is a setting that W&B does not have; the nearest one is named.
+        SinkUnusableError: there is a setting that W&B does not have; the nearest one is named.
     """
     for key in given:
         if key not in SETTINGS:
             near = get_close_matches(key, SETTINGS, 1, 0.0)[0]
-            raise WandbError(f"wandb: unknown setting {key!r:.80}; did you mean {near!r}?")
+            raise SinkUnusableError(f"wandb: unknown setting {key!r:.80}; did you mean {near!r}?")
     return {key: value for key, value in given.items() if value is not None}
 
 
@@ -170,7 +172,7 @@ def _import_wandb() -> Any:
     try:
         import wandb
     except ImportError as error:
-        raise WandbError(
+        raise SinkUnusableError(
             f"wandb cannot be imported ({error}); pip install 'sidestep[wandb]'"
         ) from error
     return wandb
