@@ -48,6 +48,7 @@ class Daemon:
                 stderr=subprocess.STDOUT,
             )
         self.pid = self.process.pid
+        self._paused: list[psutil.Process] = []
 
     def await_ready(self) -> Daemon:
         """Wait for the line that it prints when it is ready."""
@@ -70,7 +71,9 @@ class Daemon:
 
     def pause(self) -> None:
         """SIGSTOP to it and to every process of its own."""
-        for process in [psutil.Process(self.pid), *psutil.Process(self.pid).children(True)]:
+        own = psutil.Process(self.pid)
+        self._paused = [own, *own.children(recursive=True)]
+        for process in self._paused:
             with suppress(psutil.NoSuchProcess):
                 process.suspend()
         wait_until(
@@ -78,8 +81,8 @@ class Daemon:
         )
 
     def resume(self) -> None:
-        """SIGCONT to the same."""
-        for process in [*psutil.Process(self.pid).children(True), psutil.Process(self.pid)]:
+        """SIGCONT to the same, also to those that it left behind."""
+        for process in reversed(self._paused):
             with suppress(psutil.NoSuchProcess):
                 process.resume()
 
