@@ -4,12 +4,30 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
 from typing import Final
 
 from sidestep.proto.segments import STUB
 
 OFFSETS: Final = "I"
 """Type of the arrays of stubs: a segment can hold thousands, so they are kept small."""
+
+
+@dataclass(frozen=True, slots=True)
+class Large:
+    """One record of `total` bytes, which lies in segments of its own.
+
+    Attributes:
+        seq: its number.
+        total: its size in bytes.
+        pieces: the segments, in order.
+        stub_at: where in memory the stub lies that stands for it.
+    """
+
+    seq: int
+    total: int
+    pieces: tuple[int, ...]
+    stub_at: int
 
 
 class Segment:

@@ -116,7 +116,7 @@ class Control:
     def _reply(self, request: dict[str, Any]) -> dict[str, Any]:
         match request.get("op"):
             case "hello":
-                return {**self._about(), "daemon_id": self._ingest.daemon_id}
+                return self._about()
             case "status":
                 return self.status()
             case "drain":
@@ -146,7 +146,7 @@ class Control:
     def _reply_history(self, request: dict[str, Any]) -> dict[str, Any]:
         snapshot = self._ingest.snapshot
         after = request.get("after")
-        points = history.history(
+        row, points = history.history(
             self._reader,
             self.run_names(),
             run=request.get("run"),
@@ -166,7 +166,8 @@ class Control:
         ]
         return {
             "daemon_id": self._ingest.daemon_id,
-            "row": snapshot.last_row,
+            "row": row,
+            "more": row < snapshot.last_row,
             "run": request.get("run"),
             "points": points,
             "runs": runs,

@@ -134,7 +134,6 @@ class Daemon:
                 **self.about(),
                 "control": self._paths.control_endpoint,
                 "feed": self._paths.feed_endpoint,
-                "daemon_id": self._ingest.daemon_id,
             }
         )
 
@@ -250,6 +249,7 @@ class Daemon:
             "state_dir": self._state_dir,
             "state": self._state,
             "uptime_s": round(time.monotonic() - self._started, 3),
+            "daemon_id": self._ingest.daemon_id,
         }
 
     # --- leaving ---------------------------------------------------------------------------------

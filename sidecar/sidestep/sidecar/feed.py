@@ -73,7 +73,8 @@ class Feed(threading.Thread):
         socket = self._context.socket(zmq.XPUB)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.XPUB_VERBOSER, 1)
-        socket.setsockopt(zmq.SNDHWM, 1000)
+        # By count, and a message may have a megabyte: this bounds a `tail` that does not read.
+        socket.setsockopt(zmq.SNDHWM, 128)
         socket.bind(self._endpoint)
         reader = JournalReader(self._journal_path)
         done, next_status = self._newest, 0.0

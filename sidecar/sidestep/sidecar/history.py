@@ -5,10 +5,13 @@ from __future__ import annotations
 import fnmatch
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from .feed import scalar_rows
 from .journal_reader import JournalReader, rows_iterator
+
+_MAX_POINTS: Final = 50_000
+"""Points in one answer, about: a long one would keep the daemon's other askers waiting."""
 
 Point = tuple[int, str, str, int, float, float]  # row, run, tag, step, wall time, value
 
@@ -22,7 +25,7 @@ def history(
     points: int,
     after: int | None,
     until: int,
-) -> list[dict[str, Any]]:
+) -> tuple[int, list[dict[str, Any]]]:
     """Points in the journal up to row `until`, oldest first.
 
     Args:
@@ -33,13 +36,21 @@ def history(
         points: the newest so many of each tag, when `after` is None.
         after: everything after this row that is still there.
         until: the newest row to look at.
+
+    Returns:
+        The row up to which they go, and the points. With `after`, that row may come before
+        `until`, when there are very many: the next question goes on from there.
     """
     matches = _matcher(globs)
     limit = None if after is not None else points
     if limit == 0:
-        return []
+        return until, []
+    found_points = 0
     kept: dict[tuple[str, str], deque[Point]] = defaultdict(lambda: deque(maxlen=limit))
     for row in rows_iterator(reader, after or 0, until):
+        if limit is None and found_points >= _MAX_POINTS:
+            until = row.id - 1
+            break
         name = names.get(reader.run_of_client(row.client_id), "")
         if run is not None and name != run:
             continue
@@ -48,12 +59,13 @@ def history(
                 if not matches(tag):
                     continue
                 last = len(steps) if limit is None else min(limit, len(steps))
+                found_points += last
                 for i in range(len(steps) - last, len(steps)):
                     kept[name, tag].append(
                         (row.id, name, tag, steps[i], times[i], values[i][column])
                     )
     found = sorted((p for points_ in kept.values() for p in points_), key=lambda p: (p[0], p[4]))
-    return [
+    return until, [
         {"run": name, "tag": tag, "step": step, "wall_time": wall_time, "value": value}
         for _, name, tag, step, wall_time, value in found
     ]

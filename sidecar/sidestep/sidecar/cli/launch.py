@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final
 
@@ -108,7 +108,7 @@ def _log_tail(control: Control) -> str:
 
 
 @contextmanager
-def hold(paths: RuntimePaths) -> Iterator[None]:
+def hold(paths: RuntimePaths) -> Generator[None]:
     """Keep the daemon from leaving while this lasts, however this process ends."""
     make_private(paths.holders)
     path = os.path.join(paths.holders, str(os.getpid()))
