@@ -9,20 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
 
 from sidestep import client
-from sidestep.client.metrics_logger import MetricsLogger
-from sidestep.client.tensorboard import SummaryWriter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-model: nn.Module = nn.Linear(4, 4)
 loss = torch.zeros(())
 context = torch.zeros(8, 16, 32)
 image = torch.zeros(3, 8, 8)
-labels = torch.zeros(8, dtype=torch.int64)
 cfg: dict[str, object] = {"lr": 1e-3, "optimizer": {"name": "adamw"}}
 
 
@@ -72,10 +67,7 @@ client.emit(
     {
         "train/context": client.Representation(context),
         "train/target": client.Representation(context),
-        "gradients": client.Gradients(model),
-        "weights": client.Weights(model),
         "input": client.Image(image),
-        "inputs": client.Images(context),
         "activations": client.Histogram(context),
         "note": client.Text("a sentence"),
         "train/loss": loss,
@@ -106,27 +98,3 @@ with client.connect("vit-b", config=cfg) as run:
     written = run.flush(timeout=1.0)
     counts = run.stats()
     finished = run.finish()
-
-# --- the façades ---
-
-with MetricsLogger("experiment", "results/logs", config=cfg, use_wandb=False) as logger:
-    logger.log_metrics({"loss": 0.5, "lr": loss}, step=40, prefix="train/")
-    logger.log_image("input", image, caption="the first one")
-    logger.log_histogram("activations", context)
-    logger.log_model_gradients(model, step=41)
-    logger.log_model_weights(model, step=41)
-    logger.accumulate_metrics({"loss": 0.5})
-    logger.log_accumulated_metrics(prefix="train_epoch/", reset=True)
-    logger.log_representations(context, context, step=42)
-from_file: MetricsLogger = MetricsLogger.from_config({"logging": {"experiment_name": "x"}})
-from_file.finish()
-
-writer = SummaryWriter("results/logs")
-writer.add_scalar("train/loss", 0.5, 1)
-writer.add_scalars("loss", {"train": 0.5, "val": 0.6}, 1)
-writer.add_histogram("activations", context, 1)
-writer.add_image("input", image, 1)
-writer.add_text("note", "a sentence", 1)
-writer.add_embedding(context, metadata=["a", "b"])
-writer.flush()
-writer.close()
