@@ -45,6 +45,7 @@ def test_trains_exits_in_time_and_the_next_daemon_delivers(sandbox: Sandbox, tra
     assert sandbox.outboxes() == []
 
 
+@pytest.mark.slow
 def test_user_is_told_once(sandbox: Sandbox, train: Train) -> None:
     run = train(run="told", emits=10, end="wait", connect=AWAY)
     run.await_state(EMITTED)
@@ -136,12 +137,33 @@ def test_overflow_takes_large_values_first(sandbox: Sandbox, train: Train) -> No
     assert_booked(sandbox.await_run("mixed", state="finished"), emits + texts, stats["dropped"])
 
 
+def test_overflow_behind_a_stopped_daemon(sandbox: Sandbox, train: Train) -> None:
+    """What is sent and not acknowledged is never evicted: whether it arrived is unknown."""
+    emits = 20_000
+    daemon = sandbox.serve()
+    run = train(run="behind", emits=emits, tags=5, interval_s=0.0001, limit=500, connect=SMALL)
+    run.await_begun(500)
+    sandbox.await_run("behind", state="running")
+    daemon.pause()
+    run.record["limit"] = emits - 10
+    run.await_begun(emits - 10)
+    daemon.resume()
+    run.record["limit"] = 0
+    stats = run.finished()
+    assert stats["finish"]
+    assert_balanced(stats)
+    assert stats["dropped"] > 0
+    sandbox.drain()
+    written = written_emits(sandbox, run)
+    print(f"{stats['dropped']} of {emits} dropped; written: {len(written)}")
+    assert len(written) == emits - stats["dropped"]
+    assert written >= set(range(500))
+    assert_booked(sandbox.await_run("behind", state="finished"), emits, stats["dropped"])
+
+
 def test_overflow_while_the_daemon_comes_and_goes(sandbox: Sandbox, train: Train) -> None:
-    """What is sent and not acknowledged is never evicted: the books hold to the record."""
     emits = 30_000
-    run = train(
-        run="comes", emits=emits, tags=5, interval_s=0.0, limit=4000, connect=SMALL
-    )
+    run = train(run="comes", emits=emits, tags=5, limit=4000, connect=SMALL)
     for limit in (12_000, 20_000, 29_990):
         daemon = sandbox.serve()
         run.await_begun(run.record["limit"])

@@ -24,10 +24,11 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 SCRIPT = Path(__file__).resolve().parents[2] / "launch_tensorboard.sh"
-ENVIRONMENT_BIN = Path(sys.executable).parent  # not resolved: a virtual environment's python is a link
+# Not resolved: the python of a virtual environment is a link.
+ENVIRONMENT_BIN = Path(sys.executable).parent
 SYSTEM_TOOLS = ("bash", "dirname", "find", "head", "id", "readlink", "sed", "uname")
 
-ANSWER_TIMEOUT_S = 60.0  # TensorBoard imports for about 5 s, on a busy machine for several times that
+ANSWER_TIMEOUT_S = 60.0  # TensorBoard imports for seconds, on a busy machine for many
 EXIT_TIMEOUT_S = 20.0
 POLL_INTERVAL_S = 0.1
 
@@ -78,7 +79,7 @@ class Launched:
         raise AssertionError(f"no line with {part!r} in:\n" + "\n".join(self.said))
 
     def await_ready(self, port: int) -> None:
-        """Waits for TensorBoard's own line that says it serves, which it prints once the port is bound."""
+        """Waits for TensorBoard's own line that says it serves: the port is bound by then."""
         self.await_line(f":{port}/ (Press CTRL+C to quit)")
 
     def stop(self) -> None:
@@ -96,8 +97,12 @@ class Launched:
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """This process's environment, with the tests' TensorBoard found first and no settings of the caller's."""
-    env = {k: v for k, v in os.environ.items() if k not in ("SIDESTEP_LOG_DIR", "SSH_CONNECTION", "CDPATH")}
+    """This process's environment: its own TensorBoard first, no settings of the caller's."""
+    env = {
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("SIDESTEP_LOG_DIR", "SSH_CONNECTION", "CDPATH")
+    }
     return env | {"PATH": f"{ENVIRONMENT_BIN}{os.pathsep}{env['PATH']}"} | changes
 
 
@@ -123,7 +128,9 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
     launched: list[Launched] = []
 
     def start(*arguments: str, cwd: Path = tmp_path, env: dict[str, str] | None = None) -> Launched:
-        launched.append(Launched([str(SCRIPT), *arguments], cwd, environment() if env is None else env))
+        launched.append(
+            Launched([str(SCRIPT), *arguments], cwd, environment() if env is None else env)
+        )
         return launched[-1]
 
     yield start
@@ -166,13 +173,15 @@ def free_port() -> int:
 
 
 def get_json(port: int, path: str) -> object:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=ANSWER_TIMEOUT_S) as answer:
+    with urllib.request.urlopen(
+        f"http://127.0.0.1:{port}/{path}", timeout=ANSWER_TIMEOUT_S
+    ) as answer:
         assert answer.status == 200
         return json.load(answer)
 
 
 def await_runs(port: int, expected: list[str]) -> None:
-    """Asks TensorBoard for its runs until they are the expected ones: it says nothing when it has reloaded."""
+    """Asks for the runs until they are as expected: TensorBoard does not say when it reloads."""
     deadline = time.monotonic() + ANSWER_TIMEOUT_S
     pause = threading.Event()
     while (runs := get_json(port, "data/runs")) != expected:
@@ -192,9 +201,13 @@ def test_serves_the_default_directory_of_the_caller(tmp_path: Path, launch: Laun
     log_a_scalar(cwd / "results/logs/tensorboard/vit-b")
     port = free_port()
 
-    script = launch("", str(port), "--window_title", "passed through", "--reload_interval", "1", cwd=cwd)
+    script = launch(
+        "", str(port), "--window_title", "passed through", "--reload_interval", "1", cwd=cwd
+    )
 
-    assert f"http://localhost:{port}/" in script.await_line("TensorBoard over results/logs/tensorboard")
+    assert f"http://localhost:{port}/" in script.await_line(
+        "TensorBoard over results/logs/tensorboard"
+    )
     script.await_ready(port)
     assert not any("Nothing was logged" in line for line in script.said)
     await_runs(port, ["vit-b"])
@@ -206,7 +219,9 @@ def test_nothing_logged_yet_is_said_and_watched(tmp_path: Path, launch: Launch) 
 
     script = launch("logs/later", str(port), "--reload_interval", "1")
 
-    assert str(tmp_path) in script.await_line("Nothing was logged yet: there is no directory logs/later")
+    assert str(tmp_path) in script.await_line(
+        "Nothing was logged yet: there is no directory logs/later"
+    )
     script.await_line("To log something:")
     script.await_ready(port)
     assert get_json(port, "data/runs") == []
@@ -218,14 +233,21 @@ def test_directory_without_event_files_is_said(tmp_path: Path, stub_tensorboard:
     (tmp_path / "empty").mkdir()
     port = str(free_port())
 
-    done = run("empty", port, cwd=tmp_path, env=environment(PATH=f"{stub_tensorboard.parent}:{os.environ['PATH']}"))
+    done = run(
+        "empty",
+        port,
+        cwd=tmp_path,
+        env=environment(PATH=f"{stub_tensorboard.parent}:{os.environ['PATH']}"),
+    )
 
     assert done.returncode == 0
     assert "empty holds no event files" in done.stderr
     assert done.stdout.splitlines() == ["--logdir", "empty", "--port", port]
 
 
-def test_port_taken_says_by_whom_and_the_command_it_suggests_works(tmp_path: Path, launch: Launch) -> None:
+def test_port_taken_says_by_whom_and_the_command_it_suggests_works(
+    tmp_path: Path, launch: Launch
+) -> None:
     log_a_scalar(tmp_path / "my logs/run-1")
     with listening() as port:
         done = run("my logs", str(port), "--window_title", "two words", cwd=tmp_path)
@@ -245,9 +267,16 @@ def test_port_taken_says_by_whom_and_the_command_it_suggests_works(tmp_path: Pat
         await_runs(other_port, ["run-1"])
 
 
-def test_port_taken_is_seen_without_ss_and_lsof(tmp_path: Path, bare_path: Path, stub_tensorboard: Path) -> None:
+def test_port_taken_is_seen_without_ss_and_lsof(
+    tmp_path: Path, bare_path: Path, stub_tensorboard: Path
+) -> None:
     with listening() as port:
-        done = run("logs", str(port), cwd=tmp_path, env=environment(PATH=f"{stub_tensorboard.parent}:{bare_path}"))
+        done = run(
+            "logs",
+            str(port),
+            cwd=tmp_path,
+            env=environment(PATH=f"{stub_tensorboard.parent}:{bare_path}"),
+        )
 
     assert done.returncode == 1
     assert done.stderr.startswith(f"Port {port} is taken.\n")
@@ -277,19 +306,29 @@ def test_takes_the_tensorboard_of_the_environment_beside_it(
     (elsewhere / "tb").symlink_to(house / SCRIPT.name)
     port = str(free_port())
 
-    done = run("logs", port, cwd=elsewhere, env=environment(PATH=str(bare_path)), script=elsewhere / "tb")
+    done = run(
+        "logs", port, cwd=elsewhere, env=environment(PATH=str(bare_path)), script=elsewhere / "tb"
+    )
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["--logdir", "logs", "--port", port]
 
 
 def test_log_dir_of_the_environment_is_the_default(tmp_path: Path, stub_tensorboard: Path) -> None:
-    env = environment(PATH=f"{stub_tensorboard.parent}:{os.environ['PATH']}", SIDESTEP_LOG_DIR="/somewhere/else")
+    env = environment(
+        PATH=f"{stub_tensorboard.parent}:{os.environ['PATH']}", SIDESTEP_LOG_DIR="/somewhere/else"
+    )
     port = str(free_port())
 
     done = run("", port, "--bind_all", cwd=tmp_path, env=env)
 
-    assert done.stdout.splitlines() == ["--logdir", "/somewhere/else/tensorboard", "--port", port, "--bind_all"]
+    assert done.stdout.splitlines() == [
+        "--logdir",
+        "/somewhere/else/tensorboard",
+        "--port",
+        port,
+        "--bind_all",
+    ]
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "1x", "http", "6006.0", "99999999999999999999"])

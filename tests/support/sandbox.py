@@ -231,7 +231,9 @@ class Sandbox:
             last[0] = now = self.run_status(run)
             return now if now and all(now[key] == wanted[key] for key in wanted) else None
 
-        found = wait_until(right, timeout_s, lambda: f"{wanted} of run {run}; last: {last[0]}", 0.05)
+        found = wait_until(
+            right, timeout_s, lambda: f"{wanted} of run {run}; last: {last[0]}", 0.05
+        )
         assert found is not None
         return found
 

@@ -12,7 +12,10 @@ POLL_S = 0.01
 
 
 def wait_until(
-    condition: Callable[[], T], timeout_s: float, what: Callable[[], Any] | str, poll_s: float = POLL_S
+    condition: Callable[[], T],
+    timeout_s: float,
+    what: Callable[[], Any] | str,
+    poll_s: float = POLL_S,
 ) -> T:
     """The first true thing that `condition` returns.
 

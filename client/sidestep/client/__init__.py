@@ -1,26 +1,40 @@
 """What a trainer calls: `connect`, `emit`, `flush`, `finish`, and the values that `emit` takes.
 
-Importing this loads neither torch nor numpy nor zmq; `connect` does what it needs.
+Importing this loads next to nothing; `connect` loads what it needs (zmq, never torch or numpy).
 """
 
 from __future__ import annotations
 
-import atexit
-import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
-from sidestep.proto import Alarm, SidestepError
-
-from .representation import Representation
-from .settings import ConfigurationError, resolve
-from .values import Histogram, Image, InvalidValueError, Text, Value
-
 if TYPE_CHECKING:
-    from .emitter import Client, Reduce, Stats
+    from sidestep.proto import Alarm, SidestepError
 
-_logger = logging.getLogger("sidestep")
+    from .books import Stats
+    from .config_file import ConfigurationError
+    from .emitter import Client, Reduce
+    from .representation import Representation
+    from .values import Histogram, Image, InvalidValueError, Text, Value
+
+# Modules by the name that they are asked for here. A trainer that only imports this, and perhaps
+# never connects, pays for nothing.
+_HOMES = {
+    "Alarm": "sidestep.proto",
+    "Client": ".emitter",
+    "ConfigurationError": ".config_file",
+    "Histogram": ".values",
+    "Image": ".values",
+    "InvalidValueError": ".values",
+    "Representation": ".representation",
+    "SidestepError": "sidestep.proto",
+    "Stats": ".books",
+    "Text": ".values",
+    "Value": ".values",
+}
+
 _default: Client | None = None
 _unconnected = 0
 
@@ -74,7 +88,10 @@ def connect(
         ConfigurationError: an argument, a variable or the file is wrong. A missing daemon never
             raises.
     """
-    global _default
+    global _default  # noqa: PLW0603 - the module's functions speak of one client
+    from .emitter import Client
+    from .settings import resolve
+
     settings = resolve(
         os.environ,
         run=run,
@@ -92,11 +109,7 @@ def connect(
         outbox_bytes=outbox_bytes,
         strict=strict,
     )
-    from .emitter import Client
-
     client = Client(settings)
-    # At exit, before the interpreter takes the sender's thread away.
-    atexit.register(client.finish)
     _default = client
     return client
 
@@ -127,7 +140,7 @@ def finish(timeout: float = 5.0) -> bool:
 
 def stats() -> Stats:
     """`Client.stats` of the client that `connect` made last."""
-    from .emitter import Stats
+    from .books import Stats
 
     return Stats(rejected=_unconnected) if _default is None else _default.stats()
 
@@ -139,30 +152,45 @@ def on_alarm(callback: Callable[[Alarm], object]) -> None:
         ConfigurationError: there is none yet.
     """
     if _default is None:
+        from .config_file import ConfigurationError
+
         raise ConfigurationError("call client.connect(...) before client.on_alarm(...)")
     _default.on_alarm(callback)
 
 
 def _not_connected() -> None:
     """An `emit` before `connect`: count it, say so once, and raise only when strict."""
-    global _unconnected
-    if os.environ.get("SIDESTEP_DISABLED", "0") not in ("", "0"):
+    global _unconnected  # noqa: PLW0603 - there is no client yet that could count
+    if _flag("SIDESTEP_DISABLED"):
         return
     _unconnected += 1
     sentence = "emit before connect: call client.connect(...) once, before the training loop"
-    if os.environ.get("SIDESTEP_STRICT", "0") not in ("", "0"):
+    if _flag("SIDESTEP_STRICT"):
+        from .values import InvalidValueError
+
         raise InvalidValueError(sentence)
     if _unconnected == 1:
-        _logger.warning("sidestep: %s", sentence)
+        import logging
+
+        logging.getLogger("sidestep").warning("sidestep: %s", sentence)
+
+
+def _flag(name: str) -> bool:
+    from .settings import flag
+
+    return flag(os.environ, name)
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Client", "Stats"):
-        # Loaded when asked for: it brings zmq, which importing this module must not.
-        from . import emitter
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(_HOMES[name], __name__), name)
+    globals()[name] = found  # asked for once
+    return found
 
-        return getattr(emitter, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 __all__ = [

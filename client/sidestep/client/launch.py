@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from typing import Final
 
 from sidestep.proto.paths import RuntimePaths
 
@@ -16,18 +17,32 @@ from .outbox_file import make_private
 
 logger = logging.getLogger("sidestep")
 
-_FIRST_RETRY_S = 1.0
-_LAST_RETRY_S = 60.0
-_NEEDED = ("typer", "psutil", "pydantic_settings", "numpy")
-_MISSING = (
+_FIRST_RETRY_S: Final = 1.0
+_LAST_RETRY_S: Final = 60.0
+_SHELL_S: Final = 10.0
+_NEEDED: Final = ("typer", "psutil", "pydantic_settings", "numpy")
+_MISSING: Final = (
     "sidestep: metrics are kept in the outbox, since no daemon runs here and none can be started:"
     " the daemon's packages are missing. Run: pip install 'sidestep[sidecar]'"
 )
+_DETACHED: Final = ("/bin/sh", "-c", '"$@" &', "sh")
+"""The shell ends at once, so that the daemon is nobody's child: no zombie in the trainer, and out
+of reach of launchers that kill a failed trainer's children before they have delivered."""
 
 
 def daemon_is_running(paths: RuntimePaths) -> bool:
     """Whether a daemon holds the lock of this runtime directory."""
-    return _is_locked(paths.lock)
+    try:
+        fd = os.open(paths.lock, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 class Launcher:
@@ -41,9 +56,9 @@ class Launcher:
     def __init__(self, paths: RuntimePaths, environ: Mapping[str, str]) -> None:
         self._paths = paths
         self._environ = dict(environ)
-        self._process: subprocess.Popen[bytes] | None = None
         self._retry_s = _FIRST_RETRY_S
         self._not_before = 0.0
+        self._unanswered = False
         self._warned = False
 
     def ensure(self, now: float) -> None:
@@ -55,11 +70,15 @@ class Launcher:
             return
         self._not_before = now + self._retry_s
         try:
-            self._reap()
-            if self._process is None and not daemon_is_running(self._paths):
+            if not daemon_is_running(self._paths):
                 self._start()
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - records wait in the outbox, whatever it is
             self._warn("sidestep: cannot start the daemon: %s", error)
+
+    def connected(self) -> None:
+        """A daemon answered: the next failure is a new one."""
+        self._retry_s = _FIRST_RETRY_S
+        self._unanswered = self._warned = False
 
     def _start(self) -> None:
         if any(importlib.util.find_spec(name) is None for name in _NEEDED):
@@ -73,64 +92,32 @@ class Launcher:
                 return  # somebody else is at it
             if daemon_is_running(self._paths):
                 return
+            if self._unanswered:
+                self._warn(
+                    "sidestep: the daemon that was started has ended; its last words are in %s. "
+                    "Metrics wait in the outbox",
+                    self._paths.log,
+                )
             with open(self._paths.log, "ab") as log:
                 # The launch lock goes with the daemon, which drops it once it is ready.
-                self._process = subprocess.Popen(
+                fd = launch_lock.fileno()
+                subprocess.run(
                     # -P: a module in the trainer's directory must not shadow the daemon's.
-                    [sys.executable, "-P", "-m", "sidestep.sidecar", "serve"]
-                    + ["--leave-when-idle", "--launch-lock-fd", str(launch_lock.fileno())],
+                    [*_DETACHED, sys.executable, "-P", "-m", "sidestep.sidecar", "serve"]
+                    + ["--leave-when-idle", "--launch-lock-fd", str(fd)],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
                     env=self._environ,
-                    pass_fds=(launch_lock.fileno(),),
+                    pass_fds=(fd,),
                     start_new_session=True,
+                    timeout=_SHELL_S,
+                    check=False,
                 )
+        self._unanswered = True
         self._retry_s = min(_LAST_RETRY_S, self._retry_s * 2)
-
-    def _reap(self) -> None:
-        """Take note of a daemon that we started and that has ended."""
-        if self._process is None:
-            return
-        code = self._process.poll()
-        if code is None:
-            return
-        if code != 0:
-            self._warn(
-                "sidestep: the daemon ended with code %s; its last words are in %s. Metrics wait "
-                "in the outbox",
-                code,
-                self._paths.log,
-            )
-        self._process = None
-
-    def connected(self) -> None:
-        """A daemon answered: the next failure is a new one."""
-        self._retry_s = _FIRST_RETRY_S
-
-    def forget(self) -> None:
-        """Stop caring for a daemon that was started: it lives on without us."""
-        if self._process is not None:
-            self._process.poll()
-            # It is not ours to wait for; without this its object would complain.
-            self._process.returncode = self._process.returncode or 0
-            self._process = None
 
     def _warn(self, message: str, *args: object) -> None:
         if not self._warned:
             self._warned = True
             logger.warning(message, *args)
-
-
-def _is_locked(path: str) -> bool:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False

@@ -47,7 +47,9 @@ class Representation(Value):
         if not dtype_name(x).startswith(("float", "bfloat")):
             raise InvalidValueError(f"Representation of {dtype_name(x)}: expected floats")
         if len(shape) not in (2, 3) or 0 in shape:
-            raise InvalidValueError(f"Representation of shape {shape}: expected (B, D) or (B, N, D)")
+            raise InvalidValueError(
+                f"Representation of shape {shape}: expected (B, D) or (B, N, D)"
+            )
         if self._max_rows < _MIN_ROWS or self._spectrum_every < 1:
             raise InvalidValueError("Representation needs max_rows >= 2 and spectrum_every >= 1")
         import torch

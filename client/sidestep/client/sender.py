@@ -8,11 +8,10 @@ from the trainer; it sends slices of the outbox as they are, without looking at 
 from __future__ import annotations
 
 import logging
-import os
-import random
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import zmq
@@ -21,10 +20,9 @@ from sidestep.proto import (
     Alarm,
     Batch,
     Books,
-    ClientMessage,
     ClientSession,
     Gap,
-    LocalProtocolError,
+    Message,
     Part,
     RemoteProtocolError,
     Tags,
@@ -43,14 +41,21 @@ from sidestep.proto.session import (
     Send,
 )
 
+from .chunks import Chunk, Slice
+from .holes import Hole
 from .launch import Launcher
-from .outbox import Hole, Large, Outbox, Slice
+from .outbox import Outbox
+from .segment import Large
+from .wake import WakePipe
 
 logger = logging.getLogger("sidestep")
 
 INTERVAL_S: Final = 0.01
 IDLE_S: Final = 0.05
 _IDLE_AFTER_S: Final = 1.0
+_LAST_RETRY_S: Final = 5.0
+_JOIN_S: Final = 0.5
+_TAG_SETS_PER_MESSAGE: Final = 1000
 _QUIET_S: Final = 1.5  # a daemon answers a PING each second
 _UNCONNECTED: Final = (ClientState.GREETING, ClientState.DISCONNECTED)
 _SILENCE_S: Final = 10.0
@@ -62,9 +67,8 @@ class Sender(threading.Thread):
 
     Args:
         session: the client's end of the conversation.
-        outbox: where the records are.
+        outbox: where the records and their tag sets are.
         endpoint: the daemon's ZeroMQ address.
-        tag_sets: all tag sets by id; grows while this runs.
         books: what to tell the daemon about this client's records.
         launcher: starts a daemon when there is none; None to never start one.
         on_alarm: called with each alarm.
@@ -76,56 +80,45 @@ class Sender(threading.Thread):
         session: ClientSession,
         outbox: Outbox,
         endpoint: str,
-        tag_sets: list[tuple[str, ...]],
         books: Callable[[], Books],
         launcher: Launcher | None,
         on_alarm: Callable[[Alarm], None],
         housekeeping: Callable[[], None],
     ) -> None:
         super().__init__(name="sidestep-sender", daemon=True)
-        self.acked = threading.Condition(threading.Lock())
         self._session = session
         self._outbox = outbox
         self._endpoint = endpoint
-        self._tag_sets = tag_sets
         self._books = books
         self._launcher = launcher
         self._on_alarm = on_alarm
         self._housekeeping = housekeeping
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._pid = os.getpid()
-        self._stop_at: float | None = None
+        self._pipe = WakePipe()
+        self._started_at = 0.0
+        self._stop_at = math.inf
         self._finish_seq: int | None = None
         self._tags_sent = 0
         self._reconnect_at = 0.0
+        self._retry_s = IDLE_S
         self._warned = False
 
     # --- called by other threads ---------------------------------------------------------
 
     def wake(self) -> None:
         """Do not wait for the next interval."""
-        try:
-            os.write(self._wake_write, b"\0")
-        except OSError:
-            pass  # it is full (a wake-up is on its way) or closed (the thread has gone)
+        self._pipe.wake()
 
-    def stop(self, timeout_s: float, finish_seq: int | None) -> bool:
+    def stop(self, timeout_s: float, finish_seq: int) -> bool:
         """End the thread: say BYE after record `finish_seq`, but wait no longer than `timeout_s`.
 
         Returns:
             Whether the daemon confirmed that it has everything.
         """
-        if self._pid != os.getpid() or not self.is_alive():
-            return self.closed
-        self._finish_seq = finish_seq
         self._stop_at = time.monotonic() + timeout_s
+        self._finish_seq = finish_seq
         self.wake()
-        self.join(timeout_s + 1.0)
-        return self.closed
-
-    @property
-    def closed(self) -> bool:
-        """Whether the daemon confirmed that it has everything."""
+        if self.is_alive() and threading.current_thread() is not self:
+            self.join(timeout_s + _JOIN_S)
         return self._session.state is ClientState.CLOSED
 
     @property
@@ -137,36 +130,41 @@ class Sender(threading.Thread):
 
     def run(self) -> None:
         """Work until stopped; an error of our own must not end the delivery, so it starts over."""
-        started = time.monotonic()
-        context = zmq.Context()
+        self._started_at = time.monotonic()
+        context: zmq.Context[zmq.Socket[bytes]] | None = None
         try:
             while not self._over():
                 try:
-                    self._converse(context, started)
-                except (zmq.ZMQError, LocalProtocolError, OSError) as error:
-                    logger.warning("sidestep: the sender starts over: %s", error)
-                    self._session.tick(time.monotonic() + 1e9)  # as if the peer were silent
-                    time.sleep(IDLE_S)
+                    context = context or zmq.Context()
+                    self._converse(context)
+                except Exception as error:  # noqa: BLE001 - whatever it is, records wait
+                    self._start_over(error)
         finally:
-            context.destroy(linger=0)
-            if self._launcher is not None:
-                self._launcher.forget()
-            with self.acked:
-                self.acked.notify_all()
-            os.close(self._wake_read)
-            os.close(self._wake_write)
+            self._pipe.close()
+            if context is not None:
+                context.destroy(linger=0)
 
     def _over(self) -> bool:
-        if self._session.state in (ClientState.CLOSED, ClientState.REJECTED):
-            return self._stop_at is not None or self._session.state is ClientState.CLOSED
-        return self._stop_at is not None and time.monotonic() >= self._stop_at
+        if self._session.state is ClientState.REJECTED:
+            return self._stop_at < math.inf
+        return self._session.state is ClientState.CLOSED or time.monotonic() >= self._stop_at
 
-    def _converse(self, context: zmq.Context[zmq.Socket[bytes]], started: float) -> None:
+    def _start_over(self, error: Exception) -> None:
+        if self._retry_s < _LAST_RETRY_S:  # else it has been said, and nothing has changed
+            logger.warning("sidestep: the sender starts over: %s: %s", type(error).__name__, error)
+        self._retry_s = min(2 * self._retry_s, _LAST_RETRY_S)
+        # As if the peer had been silent for too long.
+        self._session.tick(time.monotonic() + 1e9)
+        until = time.monotonic() + self._retry_s
+        while time.monotonic() < until and not self._over():
+            time.sleep(IDLE_S)
+
+    def _converse(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         """One connection, from HELLO until it must be thrown away."""
         socket = _connect(context, self._endpoint)
         poller = zmq.Poller()
         poller.register(socket, zmq.POLLIN)
-        poller.register(self._wake_read, zmq.POLLIN)
+        poller.register(self._pipe.read_fd, zmq.POLLIN)
         self._tags_sent = 0
         self._reconnect_at = 0.0
         next_pump = busy_until = 0.0
@@ -174,7 +172,7 @@ class Sender(threading.Thread):
             self._do(socket, self._session.connected(time.monotonic()))
             while not self._over():
                 now = time.monotonic()
-                self._look_around(now, started)
+                self._look_around(now)
                 if self._finish_seq is not None:
                     self._do(socket, self._session.finish(self._finish_seq, now))
                 self._do(socket, self._session.tick(now))
@@ -184,26 +182,28 @@ class Sender(threading.Thread):
                     if self._pump(socket, now):
                         busy_until = now + _IDLE_AFTER_S
                     next_pump = now + (INTERVAL_S if now < busy_until else IDLE_S)
-                for fd, _ in poller.poll(max(0, int(1000 * (next_pump - time.monotonic())))):
+                wait_s = min(next_pump, self._stop_at) - time.monotonic()
+                # Rounded up: rounded down, it would spin through the last millisecond.
+                for fd, _ in poller.poll(max(0, math.ceil(1000 * wait_s))):
                     if fd is socket:
                         self._receive(socket)
                     else:
-                        os.read(self._wake_read, 4096)
+                        self._pipe.drain()
                         next_pump = 0.0
         finally:
             socket.close(linger=0)
         while time.monotonic() < self._reconnect_at and not self._over():
-            self._look_around(time.monotonic(), started)
+            self._look_around(time.monotonic())
             time.sleep(min(IDLE_S, max(0.0, self._reconnect_at - time.monotonic())))
 
-    def _look_around(self, now: float, started: float) -> None:
+    def _look_around(self, now: float) -> None:
         """What is not about sending: staged values, the daemon's existence, the user."""
         self._housekeeping()
         self._session.books = self._books()
         if self._session.quiet_s(now) > _QUIET_S or self._session.state in _UNCONNECTED:
-            if self._launcher is not None and self._stop_at is None:
+            if self._launcher is not None:
                 self._launcher.ensure(now)
-            if not self._warned and now - started > _SILENCE_S:
+            if not self._warned and now - self._started_at > _SILENCE_S:
                 self._warned = True
                 logger.warning(
                     "sidestep: no daemon answers at %s; metrics wait in the outbox. Start one "
@@ -226,18 +226,17 @@ class Sender(threading.Thread):
             self._do(socket, self._session.receive(message, time.monotonic()))
             if was is ClientState.GREETING and self._session.state is ClientState.READY:
                 self._tags_sent = 0  # a new conversation: nothing is defined in it yet
+                self._retry_s = IDLE_S
                 if self._launcher is not None:
                     self._launcher.connected()
 
-    def _do(self, socket: zmq.Socket[bytes], actions: list[ClientAction]) -> None:
+    def _do(self, socket: zmq.Socket[bytes], actions: Sequence[ClientAction]) -> None:
         for action in actions:
             match action:
                 case Send(message):
                     self._send(socket, message)
                 case Durable(seq, dropped):
                     self._outbox.release(seq, dropped)
-                    with self.acked:
-                        self.acked.notify_all()
                 case Refused(first_seq, last_seq, reason):
                     logger.warning(
                         "sidestep: the daemon refused records %d to %d: %s",
@@ -249,52 +248,43 @@ class Sender(threading.Thread):
                 case Reconnect(delay_s):
                     self._reconnect_at = time.monotonic() + delay_s
                 case Rejected(code, reason):
-                    logger.warning("sidestep: the daemon refuses this client (%s): %s", code, reason)
-                    with self.acked:
-                        self.acked.notify_all()
+                    logger.warning(
+                        "sidestep: the daemon refuses this client (%s): %s", code, reason
+                    )
                 case Notify(alarm):
                     self._on_alarm(alarm)
 
-    def _send(self, socket: zmq.Socket[bytes], message: ClientMessage) -> bool:
-        """Hand a message to ZeroMQ; False when its queue is full."""
-        try:
-            socket.send(encode(message), zmq.DONTWAIT)
-        except zmq.Again:
-            return False
-        return True
+    # --- sending ---------------------------------------------------------------------------
 
     def _pump(self, socket: zmq.Socket[bytes], now: float) -> bool:
         """Send what may be sent; whether anything was."""
         sent = False
-        while self._session.state is ClientState.READY and self._define_tags(socket):
-            chunk = self._outbox.next_chunk(self._session.next_seq)
-            if chunk is None or not self._send_chunk(socket, chunk, now):
+        while self._session.state is ClientState.READY:
+            chunk = self._outbox.take(self._session.next_seq, self._session.may_send)
+            # The tags after the records: now all are defined that the records can use.
+            if chunk is None or not self._define_tags(socket):
+                break
+            if not self._send_chunk(socket, chunk, now):
                 break
             sent = True
         return sent
 
-    def _send_chunk(self, socket: zmq.Socket[bytes], chunk: Slice | Large | Hole, now: float) -> bool:
+    def _send_chunk(self, socket: zmq.Socket[bytes], chunk: Chunk, now: float) -> bool:
         match chunk:
             case Slice(first, last, data):
-                size, message = len(data), Batch(first, last, data)
+                size = len(data)
+                done = self._send(socket, Batch(first, last, data))
             case Hole(first, last, reason):
-                size, message = 0, Gap(first, last, reason)
+                size = 0
+                done = self._send(socket, Gap(first, last, reason))
             case Large(first, size):
-                last, message = first, None
-        if not self._session.may_send(size):
-            return False
-        # Before the bytes go out: from now on it is unknown whether the daemon has them.
-        self._outbox.mark_sent(last)
-        if message is not None:
-            if not self._send(socket, message):
-                return False
-        elif not self._send_parts(socket, chunk):
-            return False
-        self._session.sent(first, last, size, now)
-        return True
+                last = first
+                done = self._send_parts(socket, chunk)
+        if done:
+            self._session.sent(first, last, size, now)
+        return done
 
-    def _send_parts(self, socket: zmq.Socket[bytes], large: Large | Slice | Hole) -> bool:
-        assert isinstance(large, Large)
+    def _send_parts(self, socket: zmq.Socket[bytes], large: Large) -> bool:
         for number in range(len(large.pieces)):
             offset, data = self._outbox.read_piece(large, number)
             if not self._send(socket, Part(large.seq, offset, large.total, data)):
@@ -303,9 +293,10 @@ class Sender(threading.Thread):
 
     def _define_tags(self, socket: zmq.Socket[bytes]) -> bool:
         """Define what the daemon has not heard on this connection; False when it must wait."""
-        while self._tags_sent < len(self._tag_sets):
+        stored = self._outbox.tag_sets.stored
+        while self._tags_sent < len(stored):
             first, sets, nbytes = self._tags_sent, list[tuple[str, ...]](), 0
-            for tags in self._tag_sets[first : first + 1000]:
+            for tags in stored[first : first + _TAG_SETS_PER_MESSAGE]:
                 nbytes += sum(len(tag) * 4 + 5 for tag in tags)
                 if sets and nbytes > MAX_TAG_SET_BYTES:
                     break
@@ -313,6 +304,14 @@ class Sender(threading.Thread):
             if not self._send(socket, Tags(first, tuple(sets))):
                 return False
             self._tags_sent += len(sets)
+        return True
+
+    def _send(self, socket: zmq.Socket[bytes], message: Message) -> bool:
+        """Hand a message to ZeroMQ; False when its queue is full."""
+        try:
+            socket.send(encode(message), zmq.DONTWAIT)
+        except zmq.Again:
+            return False
         return True
 
 
@@ -326,5 +325,3 @@ def _connect(context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> zmq.Sock
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
     socket.connect(endpoint)
     return socket
-
-

@@ -8,20 +8,33 @@ import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Final, cast
 
-from sidestep.proto import RunSpec, SidestepError
-from sidestep.proto.paths import DEFAULT_LOG_DIR, RuntimePaths, runtime_paths, state_dir
+from sidestep.proto import Hello, LocalProtocolError, RunSpec, SidestepError, encode
+from sidestep.proto.paths import (
+    DEFAULT_LOG_DIR,
+    MAX_SOCKET_PATH_BYTES,
+    RuntimePaths,
+    runtime_paths,
+    state_dir,
+)
+
+from . import config_file
+from .config_file import ConfigurationError
+from .plain import plain_config
 
 _MIN_OUTBOX_BYTES: Final = 256 << 10
 _MAX_OUTBOX_BYTES: Final = 1 << 40
-_ADJECTIVES: Final = "amber brisk calm deft eager fond glad hazel ivory jade keen lucid".split()
-_NOUNS: Final = "alder birch cedar dune ember fjord grove heron isle jay kelp larch".split()
-
-
-class ConfigurationError(SidestepError, ValueError):
-    """An argument of `connect`, a variable or a file that cannot be used as it is."""
+_MAX_RUN_BYTES: Final = 1024
+_MAX_PORT: Final = 65535
+_ADJECTIVES: Final = (
+    *("amber", "brisk", "calm", "deft", "eager", "fond"),
+    *("glad", "hazel", "ivory", "jade", "keen", "lucid"),
+)
+_NOUNS: Final = (
+    *("alder", "birch", "cedar", "dune", "ember", "fjord"),
+    *("grove", "heron", "isle", "jay", "kelp", "larch"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +95,7 @@ def resolve(
     Raises:
         ConfigurationError: anything is of the wrong type or out of its range.
     """
-    file = _logging_block(environ)
-    file_wandb = _file_wandb(file)
-    name = _first(run, environ.get("SIDESTEP_RUN"), file.get("experiment_name"))
-    directory = _first(log_dir, environ.get("SIDESTEP_LOG_DIR"), file.get("log_dir"))
-    if tensorboard is None:
-        tensorboard = bool(cast("Mapping[str, Any]", file.get("tensorboard") or {}).get("enabled", True))
+    file = config_file.read(environ.get("SIDESTEP_CONFIG"))
     _choice("ranks", ranks, ("zero", "all"))
     _choice("on_full", on_full, ("drop", "block"))
     if not _is_int(outbox_bytes) or not _MIN_OUTBOX_BYTES <= outbox_bytes <= _MAX_OUTBOX_BYTES:
@@ -97,43 +105,38 @@ def resolve(
     rank = _number("rank", rank, environ.get("RANK"), 0, low=0)
     world_size = _number("world_size", world_size, environ.get("WORLD_SIZE"), 1, low=1)
     if rank >= world_size:
-        raise ConfigurationError(f"rank {rank} of a world of {world_size}: ranks begin at 0")
-    paths = runtime_paths(environ, os.getuid(), tempfile.gettempdir())
+        raise ConfigurationError(
+            f"rank {rank} of a world of {world_size}: ranks begin at 0; set both rank and "
+            "world_size, or both RANK and WORLD_SIZE"
+        )
+    try:
+        paths = runtime_paths(environ, os.getuid(), tempfile.gettempdir())
+    except SidestepError as error:
+        raise ConfigurationError(str(error)) from None
+    spec = RunSpec(
+        _run_name(_first(run, environ.get("SIDESTEP_RUN"), file.experiment_name)),
+        _log_dir(_first(log_dir, environ.get("SIDESTEP_LOG_DIR"), file.log_dir, DEFAULT_LOG_DIR)),
+        _switch("tensorboard", _first(tensorboard, file.tensorboard, True)),
+        _wandb(wandb, file.wandb),
+        _config(config),
+        _tags(tags),
+    )
+    _check_describable(spec)
     return Settings(
-        run=RunSpec(
-            _run_name(name),
-            os.path.abspath(_text("log_dir", os.fspath(directory or DEFAULT_LOG_DIR))),
-            tensorboard,
-            _wandb(wandb, file_wandb),
-            plain_config(config or {}),
-            _tags(tags),
-        ),
+        run=spec,
         endpoint=_endpoint(_first(endpoint, environ.get("SIDESTEP_ENDPOINT")), paths),
         paths=paths,
         state_dir=state_dir(environ, os.path.expanduser("~")),
-        autostart=bool(autostart),
+        autostart=_switch("autostart", autostart),
         rank=rank,
         world_size=world_size,
         ranks=ranks,
         on_full=on_full,
         outbox_bytes=outbox_bytes,
-        strict=_flag(environ, "SIDESTEP_STRICT") if strict is None else bool(strict),
-        disabled=_flag(environ, "SIDESTEP_DISABLED"),
+        strict=flag(environ, "SIDESTEP_STRICT") if strict is None else _switch("strict", strict),
+        disabled=flag(environ, "SIDESTEP_DISABLED"),
         attempt=_number("attempt", None, environ.get("TORCHELASTIC_RESTART_COUNT"), 0, low=0),
     )
-
-
-def plain_config(config: Mapping[str, Any]) -> dict[str, object]:
-    """A configuration in MessagePack's types: what has no such type becomes its `str`.
-
-    Raises:
-        ConfigurationError: it is no mapping.
-    """
-    if not isinstance(cast("object", config), Mapping):
-        raise ConfigurationError(
-            f"config must be a mapping such as vars(args), not {type(config).__name__}"
-        )
-    return {str(key): _plain(value, 0) for key, value in config.items()}
 
 
 def generated_name(now: float, choose: random.Random) -> str:
@@ -151,11 +154,30 @@ def _first(*candidates: Any) -> Any:
 
 def _run_name(name: Any) -> str:
     if name is None:
-        return generated_name(time.time(), random.Random())
+        return generated_name(time.time(), random.Random())  # noqa: S311 - nothing secret
     text = _text("run", name)
-    if not text.strip() or len(text.encode()) > 1024:
-        raise ConfigurationError("run must be a name of 1 to 1024 bytes")
+    if not text.strip() or len(text.encode()) > _MAX_RUN_BYTES:
+        raise ConfigurationError(f"run must be a name of 1 to {_MAX_RUN_BYTES} bytes")
     return text
+
+
+def _log_dir(directory: Any) -> str:
+    if isinstance(directory, os.PathLike):
+        directory = os.fspath(cast("os.PathLike[str]", directory))
+    text = _text("log_dir", directory)
+    if "\0" in text:
+        raise ConfigurationError(f"log_dir must not hold a NUL: {text!r}")
+    return os.path.abspath(text)
+
+
+def _config(config: Any) -> dict[str, object]:
+    if config is None:
+        return {}
+    if not isinstance(config, Mapping):
+        raise ConfigurationError(
+            f"config must be a mapping such as vars(args), not {type(config).__name__}"
+        )
+    return plain_config(config)
 
 
 def _text(what: str, value: Any) -> str:
@@ -171,7 +193,7 @@ def _text(what: str, value: Any) -> str:
 def _tags(tags: Any) -> tuple[str, ...]:
     if isinstance(tags, str) or not isinstance(tags, Iterable):
         raise ConfigurationError("tags must be a list of str")
-    return tuple(_text("a tag", tag) for tag in cast("Iterable[Any]", tags))
+    return tuple(_text("a tag", tag) for tag in tags)
 
 
 def _wandb(wandb: Any, file: dict[str, object] | None) -> dict[str, object] | None:
@@ -191,25 +213,48 @@ def _endpoint(endpoint: Any, paths: RuntimePaths) -> str:
     if endpoint is None:
         return paths.data_endpoint
     text = _text("endpoint", endpoint)
-    if not text.startswith(("ipc://", "tcp://")):
+    transport, _, address = text.partition("://")
+    if transport == "ipc" and 0 < len(os.fsencode(address)) <= MAX_SOCKET_PATH_BYTES:
+        return text
+    host, _, port = address.rpartition(":")
+    if transport == "tcp" and host and port.isdecimal() and 0 < int(port) <= _MAX_PORT:
+        return text
+    raise ConfigurationError(
+        f"endpoint must be ipc://PATH, of at most {MAX_SOCKET_PATH_BYTES} bytes, or "
+        f"tcp://HOST:PORT, not {text!r}: for example {paths.data_endpoint!r}"
+    )
+
+
+def _check_describable(spec: RunSpec) -> None:
+    """See that the daemon can be told of the run: sizes, depths and counts are limited."""
+    try:
+        encode(Hello(bytes(16), 0, 0, spec))
+    except LocalProtocolError as error:
         raise ConfigurationError(
-            f"endpoint must begin with ipc:// or tcp://, not {text!r}: for example "
-            f"{paths.data_endpoint!r}"
-        )
-    return text
+            f"config, tags or wandb are too much for a message: {error}"
+        ) from error
 
 
 def _number(what: str, given: Any, variable: str | None, default: int, *, low: int) -> int:
     value: Any = given
     if value is None and variable:
-        if not variable.strip().lstrip("-").isdigit():
-            raise ConfigurationError(f"the environment's {what} must be an integer: {variable!r}")
-        value = int(variable)
+        try:
+            value = int(variable)
+        except ValueError:
+            raise ConfigurationError(
+                f"the environment's {what} must be an integer: {variable!r}"
+            ) from None
     if value is None:
         return default
     if not _is_int(value) or value < low:
         raise ConfigurationError(f"{what} must be an int of {low} or more, not {value!r}")
     return int(value)
+
+
+def _switch(what: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{what} must be True or False, not {value!r}")
+    return value
 
 
 def _is_int(value: Any) -> bool:
@@ -221,75 +266,6 @@ def _choice(what: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ConfigurationError(f"{what} must be one of {', '.join(choices)}, not {value!r}")
 
 
-def _flag(environ: Mapping[str, str], name: str) -> bool:
+def flag(environ: Mapping[str, str], name: str) -> bool:
+    """Whether a variable is set, and not to 0, false, no or off."""
     return environ.get(name, "").strip().lower() not in ("", "0", "false", "no", "off")
-
-
-def _plain(value: Any, depth: int) -> object:
-    if depth > 16:
-        return str(value)
-    if value is None or isinstance(value, (bool, str, bytes)):
-        return cast("object", value)
-    if isinstance(value, int):
-        return value if -(1 << 63) <= value < 1 << 64 else str(value)
-    if isinstance(value, float):
-        return float(value)
-    if isinstance(value, Mapping):
-        items = cast("Mapping[Any, Any]", value).items()
-        return {str(key): _plain(item, depth + 1) for key, item in items}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(item, depth + 1) for item in cast("Iterable[Any]", value)]
-    return str(value)
-
-
-# --- the file ---------------------------------------------------------------------------------
-
-_LOGGING_KEYS: Final = ("experiment_name", "log_dir", "log_frequency", "wandb", "tensorboard")
-_WANDB_KEYS: Final = ("enabled", "project", "entity", "tags", "mode", "id", "group", "notes")
-
-
-def _logging_block(environ: Mapping[str, str]) -> Mapping[str, Any]:
-    """The block `logging:` of the file that `SIDESTEP_CONFIG` names."""
-    path = environ.get("SIDESTEP_CONFIG")
-    if not path:
-        return {}
-    try:
-        import yaml
-    except ModuleNotFoundError:
-        raise ConfigurationError(
-            "SIDESTEP_CONFIG needs PyYAML: pip install 'sidestep[sidecar]'"
-        ) from None
-    try:
-        with open(path, encoding="utf-8") as file:
-            whole: Any = yaml.safe_load(file) or {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"cannot read SIDESTEP_CONFIG {path!r}: {error}") from None
-    block: Any = whole.get("logging") if isinstance(whole, dict) else None  # pyright: ignore
-    if block is None:
-        return {}
-    known_keys(block, _LOGGING_KEYS, f"{path}: logging")
-    return cast("Mapping[str, Any]", block)
-
-
-def _file_wandb(file: Mapping[str, Any]) -> dict[str, object] | None:
-    block = file.get("wandb")
-    if block is None:
-        return None
-    known_keys(block, _WANDB_KEYS, "logging.wandb")
-    if not block.get("enabled", True):
-        return None
-    return {k: v for k, v in plain_config(block).items() if k != "enabled" and v is not None}
-
-
-def known_keys(block: Any, known: tuple[str, ...], where: str) -> None:
-    """See that `block` is a mapping with no other keys.
-
-    Raises:
-        ConfigurationError: it is not; the nearest known key is named.
-    """
-    if not isinstance(block, Mapping):
-        raise ConfigurationError(f"{where} must be a mapping")
-    for key in cast("Mapping[Any, Any]", block):
-        if key not in known:
-            near = get_close_matches(str(key), known, 1, 0.0)
-            raise ConfigurationError(f"{where}: unknown key {key!r}; did you mean {near[0]!r}?")

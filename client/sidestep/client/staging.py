@@ -1,17 +1,18 @@
-"""Takes values off a device without waiting for it: copy, event, and look again later.
+"""Takes values off one device without waiting for it: copy, event, and look again later.
 
-For CUDA: numbers are gathered into a preallocated slot on the device by one multi-tensor copy, the
-slot is copied into pinned memory without blocking, and an event marks the end. No call here
-synchronizes. Completed slots are collected at the next `emit`; nobody polls in between, because
-an event query from another thread breaks the capture of a CUDA graph. When all slots are busy the
-value is dropped and counted. Other devices (MPS) copy with blocking, since their non-blocking
-copies have corrupted data.
+Numbers are gathered into a preallocated slot on the device by one multi-tensor copy, the slot is
+copied into pinned memory without blocking, and an event marks the end. No call here synchronizes.
+When all slots are busy, or a CUDA graph is being captured, the value is dropped and counted.
+
+There is no lock that a trainer's thread could wait for: each step is one operation of a list or a
+deque, and of two that collect at once the second one leaves.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 SLOTS: Final = 32
@@ -23,8 +24,8 @@ SLOT_NUMBERS: Final = 256
 MAX_PENDING_BYTES: Final = 64 << 20
 """Arrays under way, in pinned memory."""
 
-Complete = Callable[[Sequence[Any]], None]
-"""Called with what arrived: a float64 tensor for numbers, or one host tensor for each array."""
+Complete = Callable[[Any], None]
+"""Called with what arrived: a float64 tensor for numbers, or the list of host tensors."""
 
 
 class Event(Protocol):
@@ -34,9 +35,22 @@ class Event(Protocol):
         """Whether everything before the mark is done; never waits."""
         ...
 
-    def synchronize(self) -> None:
-        """Wait until it is."""
-        ...
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Room for the numbers of one emit, made once and used again.
+
+    Attributes:
+        views: 0-d views of device memory.
+        memory: that memory as a whole.
+        pinned: its twin on the host.
+        event: marks the arrival there.
+    """
+
+    views: Sequence[Any]
+    memory: Any
+    pinned: Any
+    event: Event
 
 
 class Device(Protocol):
@@ -46,69 +60,49 @@ class Device(Protocol):
         """Whether the current stream is being captured into a graph."""
         ...
 
-    def slot(self) -> tuple[Sequence[Any], Any, Any]:
-        """A new slot: 0-d views of device memory, that memory as a whole, pinned host memory."""
+    def may_query(self) -> bool:
+        """Whether this thread may query events even while another one captures a graph."""
         ...
 
-    def gather(self, views: Sequence[Any], numbers: Sequence[Any]) -> None:
-        """Copy 0-d tensors into views, in one call."""
+    def slots(self, count: int) -> list[Slot]:
+        """Slots for `count` emits."""
         ...
 
-    def fetch(self, array: Any) -> Any:
-        """Start the copy of an array into pinned memory; return the host tensor."""
+    def gather(self, slot: Slot, numbers: Sequence[Any]) -> None:
+        """Start the copy of 0-d tensors into a slot and on to its pinned memory, with its event."""
         ...
 
-    def record(self) -> Event:
-        """An event after everything that was started."""
+    def fetch(self, arrays: Sequence[Any]) -> tuple[list[Any], Event]:
+        """Start the copy of arrays into pinned memory; the host tensors and an event."""
         ...
 
 
-class CudaDevice:
-    """The CUDA device `index`, on whatever stream is current."""
-
-    def __init__(self, index: int) -> None:
-        import torch
-
-        self._torch: Any = torch
-        self._device = torch.device("cuda", index)
-
-    def capturing(self) -> bool:
-        """Whether the current stream is being captured into a graph."""
-        return bool(self._torch.cuda.is_current_stream_capturing())
-
-    def slot(self) -> tuple[Sequence[Any], Any, Any]:
-        """Device memory for the numbers of one emit, and its pinned twin."""
-        torch = self._torch
-        memory = torch.empty(SLOT_NUMBERS, dtype=torch.float64, device=self._device)
-        pinned = torch.empty(SLOT_NUMBERS, dtype=torch.float64, pin_memory=True)
-        return memory.unbind(), memory, pinned
-
-    def gather(self, views: Sequence[Any], numbers: Sequence[Any]) -> None:
-        """One multi-tensor copy, which also converts to float64."""
-        with self._torch.no_grad():
-            self._torch._foreach_copy_(list(views), list(numbers))
-
-    def fetch(self, array: Any) -> Any:
-        """Copy into memory of torch's caching pinned allocator."""
-        torch = self._torch
-        host = torch.empty(array.shape, dtype=array.dtype, pin_memory=True)
-        return host.copy_(array, non_blocking=True)
-
-    def record(self) -> Event:
-        """An event on the current stream."""
-        event = self._torch.cuda.Event()
-        event.record()
-        return event  # type: ignore[no-any-return]
+@dataclass(slots=True)
+class _Pending:
+    event: Event
+    land: Callable[[], None]
+    slot: Slot | None
+    nbytes: int
+    sources: Sequence[Any]  # kept alive: their memory must not be given to another stream
 
 
 class Staging:
-    """Values of one device that are on their way to the host, oldest first."""
+    """Values of one device that are on their way to the host, oldest first.
 
-    def __init__(self, device: Device, slots: int = SLOTS) -> None:
+    Args:
+        device: the device.
+        on_drop: told of values that were under way and will not arrive.
+        slots: emits that may be under way.
+    """
+
+    def __init__(self, device: Device, on_drop: Callable[[int], None], slots: int = SLOTS) -> None:
         self._device = device
-        self._slots = [device.slot() for _ in range(slots)]
-        self._pending: deque[tuple[Event, Callable[[], None], int]] = deque()
+        self._on_drop = on_drop
+        self._slot_count = slots
+        self._slots: list[Slot] | None = None  # made when the first numbers come
+        self._pending: deque[_Pending] = deque()
         self._pending_bytes = 0
+        self._collecting = False
 
     @property
     def pending(self) -> int:
@@ -116,26 +110,30 @@ class Staging:
         return len(self._pending)
 
     def stage_numbers(self, numbers: Sequence[Any], complete: Complete) -> bool:
-        """Start the transfer of 0-d tensors.
+        """Start the transfer of up to `SLOT_NUMBERS` 0-d tensors.
 
         Returns:
             False when it was dropped: no slot is free, or a graph is being captured.
         """
-        if len(numbers) > SLOT_NUMBERS or not self._slots or self._device.capturing():
+        if self._device.capturing():
             return False
-        slot = self._slots.pop()
-        views, memory, pinned = slot
+        if self._slots is None:
+            self._slots = self._device.slots(self._slot_count)
+        try:
+            slot = self._slots.pop()
+        except IndexError:
+            return False
+        try:
+            self._device.gather(slot, numbers)
+        except BaseException:
+            self._slots.append(slot)
+            raise
         count = len(numbers)
-        self._device.gather(views[:count], numbers)
-        pinned[:count].copy_(memory[:count], non_blocking=True)
 
-        def arrived() -> None:
-            try:
-                complete(pinned[:count])
-            finally:
-                self._slots.append(slot)
+        def land() -> None:
+            complete(slot.pinned[:count])
 
-        self._pending.append((self._device.record(), arrived, 0))
+        self._pending.append(_Pending(slot.event, land, slot, 0, numbers))
         return True
 
     def stage_arrays(self, arrays: Sequence[Any], complete: Complete) -> bool:
@@ -147,21 +145,52 @@ class Staging:
         nbytes = sum(int(array.numel()) * int(array.element_size()) for array in arrays)
         if self._pending_bytes + nbytes > MAX_PENDING_BYTES or self._device.capturing():
             return False
-        hosts = [self._device.fetch(array) for array in arrays]
+        hosts, event = self._device.fetch(arrays)
+        self._pending.append(_Pending(event, lambda: complete(hosts), None, nbytes, arrays))
         self._pending_bytes += nbytes
-        self._pending.append((self._device.record(), lambda: complete(hosts), nbytes))
         return True
 
-    def collect(self, wait: bool = False) -> None:
-        """Hand over what has arrived, in order; with `wait`, everything."""
+    def collect(self, in_own_thread: bool = False) -> None:
+        """Hand over what has arrived, in order; never waits.
+
+        Args:
+            in_own_thread: the caller is not the trainer, whose captures it cannot see.
+        """
+        if not self._pending or self._device.capturing():
+            return
+        if in_own_thread and not self._device.may_query():
+            return
+        # With no call between these two, in which another thread or a signal handler could come.
+        if self._collecting:
+            return
+        self._collecting = True
+        try:
+            while self._pending and self._pending[0].event.query():
+                self._land(self._pending[0])
+        except Exception:
+            # The device has failed: what was under way there is lost, and what comes may be.
+            self.give_up()
+            raise
+        finally:
+            self._collecting = False
+
+    def give_up(self) -> None:
+        """Count what is under way as dropped."""
         while self._pending:
-            if not wait and self._device.capturing():
-                return
-            event, arrived, nbytes = self._pending[0]
-            if wait:
-                event.synchronize()
-            elif not event.query():
-                return
-            self._pending.popleft()
-            self._pending_bytes -= nbytes
-            arrived()
+            self._give_back(self._pending[0])
+            self._on_drop(1)
+
+    def _land(self, arrived: _Pending) -> None:
+        try:
+            arrived.land()
+        except BaseException:
+            self._on_drop(1)
+            raise
+        finally:
+            self._give_back(arrived)
+
+    def _give_back(self, pending: _Pending) -> None:
+        self._pending.popleft()
+        self._pending_bytes -= pending.nbytes
+        if pending.slot is not None and self._slots is not None:
+            self._slots.append(pending.slot)

@@ -66,7 +66,7 @@ class Store:
     def __init__(self, buffer: OutboxBuffer) -> None:
         self.memory = buffer.buffer
         self.table = buffer.table
-        self.tail = (0, 0)
+        self.tail: tuple[int, int] = (0, 0)
         self.limit = self.base = self.used_word = 0
         self.acked_seq = 0
         self.buffer = buffer

@@ -167,7 +167,7 @@ def on_device(value: Any) -> bool:
 
 
 def dtype_name(array: Any) -> str:
-    """numpy's name of the dtype of a tensor or array (``"bfloat16"`` as torch calls it)."""
+    """Name in numpy of the dtype of a tensor or array (``"bfloat16"`` as torch calls it)."""
     return str(array.dtype).removeprefix("torch.")
 
 
@@ -186,7 +186,7 @@ def as_array(value: Any, what: str) -> Any:
 
         try:
             array = np.asarray(value)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the value's own code, which may raise anything
             raise InvalidValueError(
                 f"{what} takes a tensor or an array, not {type(value).__name__}: {error}"
             ) from None
@@ -207,7 +207,8 @@ def to_host(array: Any) -> Array:
     host = np.ascontiguousarray(array)
     if host.dtype.byteorder == ">":
         host = host.astype(host.dtype.newbyteorder("<"))
-    data = memoryview(host.reshape(-1).view(np.uint8)) if host.size else b""
+    flat: Any = host.reshape(-1).view(np.uint8)
+    data = memoryview(flat) if host.size else b""
     # `array.shape`, since ascontiguousarray makes one dimension out of none.
     return Array(str(host.dtype), tuple(int(n) for n in array.shape), data)
 

@@ -302,11 +302,9 @@ class Outbox:
             length, kind = HEADER.unpack_from(data, at)[:2]
             if not HEADER.size <= length <= used - at or length % 8:
                 raise RemoteProtocolError("malformed", f"record of {length} bytes in a segment")
-            full = at + length - start > MAX_DATA_BYTES
-            if (kind not in (SCALARS, VALUE) or full) and at > start:
-                yield m.Batch(batch_seq, seq - 1, bytes(data[start:at]))
-                start, batch_seq = at, seq
             if kind not in (SCALARS, VALUE):
+                if at > start:
+                    yield m.Batch(batch_seq, seq - 1, bytes(data[start:at]))
                 yield from self._stub(seq, kind, data[at : at + length], pieces.get(seq, []))
                 start, batch_seq = at + length, seq + 1
             at += length

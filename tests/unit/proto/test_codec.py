@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import fields, replace
 
 import msgpack
@@ -190,6 +191,18 @@ def test_a_configuration_that_is_too_deep_or_circular_is_refused_here() -> None:
     for config in (deep, circle):
         with pytest.raises(LocalProtocolError):
             encode(replace(HELLO, run=RunSpec("run", "/logs", config={"x": config})))
+
+
+@pytest.mark.parametrize("wrap", [lambda x: [x], lambda x: {"x": x}], ids=["lists", "maps"])
+def test_a_configuration_may_be_as_deep_as_the_limit(wrap: Callable[[object], object]) -> None:
+    """The message, its fields, the run and the configuration are four levels themselves."""
+    inner: object = 0
+    for _ in range(MAX_DEPTH - 4):
+        inner = wrap(inner)
+    hello = replace(HELLO, run=RunSpec("run", "/logs", config={"x": inner}))
+    assert decode(encode(hello)) == hello
+    with pytest.raises(LocalProtocolError):
+        encode(replace(HELLO, run=RunSpec("run", "/logs", config={"x": wrap(inner)})))
 
 
 def test_the_largest_batch_fits_into_a_frame() -> None:

@@ -61,6 +61,7 @@ def test_relative_directories_are_made_absolute() -> None:
 
 
 def test_the_longest_directory_that_the_kernel_takes() -> None:
+    assert MAX_SOCKET_PATH_BYTES == 107
     longest = "/" + "x" * (MAX_SOCKET_PATH_BYTES - len("//data.sock"))
     paths = runtime_paths({"SIDESTEP_RUNTIME_DIR": longest}, 7, "/t")
     lengths = {len(getattr(paths, name).removeprefix("ipc://")) for name in ENDPOINTS}

@@ -99,6 +99,11 @@ def test_extremes_are_kept(number: float, step: int) -> None:
     assert (read.step, read.time_ns, read.tag_set) == (step, step, 2**32 - 1)
 
 
+def test_the_largest_record_of_scalars() -> None:
+    record = Scalars(0, 0, 0, (1.5,) * MAX_TAGS_PER_RECORD)
+    assert decode_scalars(encode_scalars(record)) == record
+
+
 def test_a_nan_keeps_its_payload() -> None:
     payload = bytes.fromhex("efbeadde0000f07f")  # a signalling one
     numbers = struct.unpack("<d", payload)
@@ -205,35 +210,54 @@ def test_values_that_no_reader_takes_are_a_local_error(value: Value) -> None:
         encode_value(value)
 
 
+EIGHT = [["uint8", [8]]]
+
+
 @pytest.mark.parametrize(
     "meta",
     [
         ["k", "t", {}],
-        ["k", "", {}, []],
-        ["k", 1, {}, []],
-        ["", "t", {}, []],
-        [1, "t", {}, []],
-        ["k", "t", [], []],
+        ["k", "", {}, EIGHT],
+        ["k", 1, {}, EIGHT],
+        ["", "t", {}, EIGHT],
+        ["k" * 65, "t", {}, EIGHT],
+        [1, "t", {}, EIGHT],
+        ["k", "t", [], EIGHT],
+        ["k", "t", None, EIGHT],
         ["k", "t", {}, {}],
         ["k", "t", {}, [["uint8"]]],
-        ["k", "t", {}, [["uint8", 1]]],
-        ["k", "t", {}, [["uint8", [-1]]]],
-        ["k", "t", {}, [["uint8", [True]]]],
-        ["k", "t", {}, [["uint8", [1.0]]]],
+        ["k", "t", {}, [["uint8", 8]]],
+        ["k", "t", {}, [["uint8", [8], 1]]],
+        ["k", "t", {}, [["uint8", [-8]]]],
+        ["k", "t", {}, [["uint8", [8, True]]]],
+        ["k", "t", {}, [["uint8", [8.0]]]],
         ["k", "t", {}, [["object", [1]]]],
         ["k", "t", {}, [["uint8", [2**63, 2**63]]]],
-        ["k", "t", {}, [["uint8", [0, 2**63]]]],
-        ["k", "t", {}, [["uint8", [1] * (MAX_NDIM + 1)]]],
-        ["k", "t", {}, [["uint8", [1]]] * (MAX_ARRAYS + 1)],
+        ["k", "t", {}, [["uint8", [8]], ["uint8", [0, 2**63]]]],
+        ["k", "t", {}, [["uint8", [8] + [1] * MAX_NDIM]]],
+        ["k", "t", {}, [["uint8", [8]]] + [["uint8", [0]]] * MAX_ARRAYS],
         ["k", "t", {}, [["uint8", [9]]]],
+        ["k", "t", {}, [["uint64", [2]]]],
         ["k", "t", {}, [["uint8", [MAX_RECORD_BYTES]]]],
         ["k", "t", {}, []],
     ],
     ids=lambda meta: repr(meta)[:60],
 )
 def test_meta_that_lies_is_refused(meta: list[object]) -> None:
+    assert decode_value(with_meta("k", "t", {}, EIGHT, arrays_bytes=8)).arrays[0].shape == (8,)
     with pytest.raises(RemoteProtocolError):
         decode_value(with_meta(*meta, arrays_bytes=8))
+
+
+def test_a_value_of_another_length_than_it_says_is_refused() -> None:
+    data = join(VALUE_OF_TWO)
+    scalars_in_its_place = encode_scalars(Scalars(0, 0, 0, (0.0,) * (len(data) // 8 - 4)))
+    endless_meta = data[:24] + b"\xff\xff\xff\xff" + data[28:]
+    head = VALUE_HEAD.pack(MAX_RECORD_BYTES + 8, VALUE, 0, 0, 0, 0, 3, 0)
+    too_large = head + b"\x94\xa1k" + bytes(MAX_RECORD_BYTES + 8 - 35)
+    for damaged in (data[:-8], data + bytes(8), scalars_in_its_place, endless_meta, too_large):
+        with pytest.raises(RemoteProtocolError):
+            decode_value(damaged)
 
 
 def test_meta_may_grow_at_its_end() -> None:
@@ -265,6 +289,14 @@ def test_a_stretch_of_records_cut_anywhere_is_refused(record: Scalars, data: st.
     cut = data.draw(st.integers(1, len(whole) - 1).filter(lambda at: at != len(whole) // 2))
     with pytest.raises(RemoteProtocolError):
         list(walk(whole[:cut]))
+
+
+@pytest.mark.parametrize("kind", [SCALARS, VALUE])
+@pytest.mark.parametrize("length", [0, 8, 24, 33, 36, 48, 2**32 - 8])
+def test_a_record_of_impossible_length_is_refused(kind: int, length: int) -> None:
+    data = struct.pack("<IBBH", length, kind, 0, 0) + bytes(32)
+    with pytest.raises(RemoteProtocolError, match="bytes at byte 0"):
+        list(walk(data))
 
 
 @pytest.mark.parametrize("kind", [0, 3, 4, 255])

@@ -36,8 +36,12 @@ from sidestep.proto.records import encode_scalars, encode_value, walk
 from sidestep.proto.segments import (
     ACKED_DROPPED,
     ACKED_SEQ,
+    DROPPED,
+    FREE,
     LARGE,
+    LOST,
     PIECE,
+    REJECTED,
     SMALL,
     STUB,
     TAGS_USED,
@@ -314,6 +318,22 @@ def test_killed_while_it_is_created_it_is_no_outbox_yet() -> None:
                 Outbox.attach(memoryview(torn))
 
 
+def test_records_that_lie_together_travel_together() -> None:
+    client = Client()
+    for _ in range(5):
+        client.small(8)
+    client.large(5000)
+    client.drop_large(mark=True)
+    for _ in range(5):
+        client.small(8)
+    found = [
+        (type(message), message.first_seq, message.last_seq)
+        for message in client.outbox.messages()
+        if not isinstance(message, Part)
+    ]
+    assert found == [(Batch, 1, 5), (Gap, 6, 6), (Batch, 7, 11)]
+
+
 def test_pieces_without_their_stub_say_nothing() -> None:
     client = Client()
     client.small(8)
@@ -396,6 +416,8 @@ def test_the_default_size_is_used_well() -> None:
 
 
 def test_the_layout_is_the_documented_one() -> None:
+    assert (FREE, SMALL, PIECE, LARGE, DROPPED) == (0, 1, 2, 3, 4)
+    assert (TAGS_USED, ACKED_SEQ, ACKED_DROPPED, LOST, REJECTED) == (0, 1, 2, 3, 4)
     client = Client()
     client.small(16)
     client.define(("a",))
@@ -486,6 +508,13 @@ def test_a_segment_that_begins_at_an_impossible_number_is_refused(filled: Client
     refused(with_words(filled.memory, entry_at(filled, segment) + 8, seq))
 
 
+@pytest.mark.parametrize("length", [0, 4, 7, 12, 4096 + 8, 2**32 - 1])
+def test_a_record_of_impossible_length_is_refused(filled: Client, length: int) -> None:
+    at = filled.outbox.base(filled.segments[0].index)
+    filled.memory[at : at + 4] = struct.pack("<I", length)
+    refused(filled.memory)
+
+
 @pytest.mark.parametrize("total", [0, MAX_RECORD_BYTES + 1, 2**62, 2**64 - 1])
 def test_a_large_record_of_impossible_size_is_refused_at_once(filled: Client, total: int) -> None:
     segment = next(s for s in filled.segments if s.larges)
@@ -528,7 +557,9 @@ def test_a_damaged_tag_set_is_refused(filled: Client, definition: bytes) -> None
 
 
 def test_an_outbox_without_a_hello_is_refused(filled: Client) -> None:
-    other = encode(Gap(1, 2, "x")).ljust(filled.layout.hello_bytes, b"\0")
+    short = len(encode(Gap(1, 2, "x" * 40))) - 40
+    other = encode(Gap(1, 2, "x" * (filled.layout.hello_bytes - short)))
+    assert len(other) == filled.layout.hello_bytes
     for frame in (other, bytes(filled.layout.hello_bytes), encode(HELLO)[:-1] + b"\xc1"):
         filled.memory[4096 : 4096 + filled.layout.hello_bytes] = frame
         refused(filled.memory)

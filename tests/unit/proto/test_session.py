@@ -38,6 +38,7 @@ from sidestep.proto.session import (
     DEAD_S,
     PING_S,
     RETRY_S,
+    UNDEFINED_TIMES,
     Append,
     ClientAction,
     ClientEvent,
@@ -238,6 +239,20 @@ def test_hello_is_repeated_with_a_new_number_until_it_is_answered() -> None:
     assert numbers == [1, 2, 3]  # at 0, 2 and 4 s
 
 
+def test_the_welcome_says_who_the_daemon_is_and_what_it_takes() -> None:
+    client = client_in(S.GREETING)
+    assert client.receive(Welcome(77, 1, 3, 1, 50, 1000), 0.0) == [Durable(3, 1)]
+    assert (client.daemon_id, client.max_record_bytes, client.next_seq) == (77, 1000, 4)
+    assert client.may_send(50)
+
+
+def test_a_client_may_begin_where_another_daemon_stopped() -> None:
+    client = ClientSession(replace(HELLO, connection=3, acked_seq=9, acked_dropped=2), lambda: 0.5)
+    assert client.next_seq == 10
+    (hello,) = sends(client.connected(0.0))
+    assert hello == replace(HELLO, connection=4, acked_seq=9, acked_dropped=2)
+
+
 def test_hello_says_what_was_acknowledged_so_far() -> None:
     client = client_in(S.READY)
     client.receive(Ack(9, 4, 100), 1.0)
@@ -252,6 +267,7 @@ def test_silence_ends_a_connection_and_backoff_grows_to_its_bound_and_stays() ->
     for _ in range(40):
         client.connected(now)
         now += DEAD_S
+        assert all(isinstance(action, Send) for action in client.tick(now - 0.1))
         (reconnect,) = client.tick(now)
         assert isinstance(reconnect, Reconnect)
         delays.append(reconnect.delay_s)
@@ -313,7 +329,7 @@ def test_a_client_of_another_version_is_rejected_with_a_sentence(low: int, high:
 
 def test_two_live_clients_with_one_uuid() -> None:
     session = server()
-    other = replace(HELLO, instance=2, connection=9)
+    other = replace(HELLO, instance=2, connection=0)
     (reject,) = sends(session.receive(other, peer_alive=True))
     assert isinstance(reject, Reject)
     assert reject.code == "duplicate_client"
@@ -330,7 +346,9 @@ def test_the_same_client_may_greet_again_while_its_old_connection_seems_alive() 
 
 def test_a_late_hello_changes_nothing() -> None:
     session = server()
-    session.receive(replace(HELLO, connection=5))
+    for _ in range(2):  # a doubled one is answered twice: the first answer may be lost
+        (welcome,) = sends(session.receive(replace(HELLO, connection=5)))
+        assert isinstance(welcome, Welcome)
     session.receive(Part(1, 0, 10, b"half "))
     assert session.receive(replace(HELLO, connection=4)) == []
     assert session.reassembling_bytes == 5
@@ -350,7 +368,10 @@ def test_a_client_whose_bye_ack_was_lost_with_its_connection_may_greet_again() -
 
 
 def test_a_new_session_knows_nothing() -> None:
-    (welcome,) = sends(ServerSession(7).receive(replace(HELLO, connection=3)))
+    session = ServerSession(7)
+    assert not session.greeted
+    assert not session.finished
+    (welcome,) = sends(session.receive(replace(HELLO, connection=3)))
     assert welcome == Welcome(7, 3, 0, 0, 0, MAX_RECORD_BYTES)
     assert sends(ServerSession(7, 5, 2).receive(HELLO)) == [
         Welcome(7, 0, 5, 2, 0, MAX_RECORD_BYTES)
@@ -542,6 +563,26 @@ def test_tag_sets_that_were_lost_are_defined_again() -> None:
     assert pair.trainer.holes == set()
 
 
+def test_a_client_that_never_defines_its_tags_has_its_record_refused() -> None:
+    session = server()
+    answers = []
+    for connection in range(2, 2 + UNDEFINED_TIMES + 1):
+        (append,) = session.receive(Batch(1, 2, b"ab"))
+        assert isinstance(append, Append)
+        answers += sends(session.undefined(append))
+        assert session.taken_seq == 0
+        session.receive(replace(HELLO, connection=connection))
+    assert [nack.code for nack in answers] == ["unknown_session"] * UNDEFINED_TIMES + ["refused"]
+    assert answers[-1] == Nack("refused", answers[-1].reason, 1, 2)
+    session.receive(Gap(1, 2, "refused"))
+    (append,) = session.receive(Batch(3, 3, b"c"))
+    assert isinstance(append, Append)
+    (nack,) = sends(session.undefined(append))
+    assert isinstance(nack, Nack)
+    assert nack.code == "unknown_session"
+    assert not session.greeted
+
+
 def test_sending_leaves_nothing_out_and_goes_on_after_the_last() -> None:
     client = client_in(S.READY)
     client.sent(1, 4, 40, 0.0)
@@ -636,6 +677,55 @@ def test_what_was_lost_is_sent_again() -> None:
     pair.up.loss = 0.0
     pair.run(RETRY_S)
     assert pair.client.acked_seq == 1
+
+
+def test_the_client_goes_back_at_once_when_told_so() -> None:
+    client = client_in(S.READY)
+    assert client.receive(Nack("out_of_order", "", 1), 1.0) == []
+    client.sent(1, 4, 40, 1.0)
+    client.receive(Nack("out_of_order", "", 2), 1.0)  # it speaks of more than we know of
+    client.receive(Nack("busy", "", 1), 1.0)
+    assert client.next_seq == 5
+    client.receive(Nack("out_of_order", "", 1), 1.0)
+    assert client.next_seq == 1
+    assert client.may_send(100)
+    client.sent(1, 4, 40, 1.1)
+    client.receive(Nack("out_of_order", "", 1), 1.1)  # an answer to what was sent before
+    assert client.next_seq == 5
+    client.receive(Nack("out_of_order", "", 1), 1.5)
+    assert client.next_seq == 1
+
+
+def test_the_time_without_progress_begins_with_the_first_message_under_way() -> None:
+    client = client_in(S.READY)
+    for second in range(100):
+        client.receive(Pong(), second)
+        client.tick(second)
+    client.sent(1, 1, 10, 100.0)
+    client.tick(100.0 + RETRY_S - 0.1)
+    assert client.next_seq == 2
+    client.tick(100.0 + RETRY_S)
+    assert client.next_seq == 1
+
+
+def test_patience_grows_with_each_retry_and_is_lost_with_an_acknowledgement_or_a_welcome() -> None:
+    def retries(client: ClientSession, start: float, seconds: int) -> list[int]:
+        found = []
+        for second in range(seconds):
+            client.receive(Pong(), start + second)
+            if client.next_seq == client.acked_seq + 1:
+                client.sent(client.next_seq, client.next_seq, 10, start + second)
+                found.append(second)
+            client.tick(start + second)
+        return found
+
+    client = client_in(S.READY)
+    assert retries(client, 0.0, 32) == [0, 3, 8, 17, 26]  # 2, 4, 8, 8 s, and a tick each
+    client.receive(Ack(1, 0, 100), 32.0)
+    assert retries(client, 32.0, 5) == [0, 3]
+    client.receive(Nack("unknown_session", ""), 40.0)
+    client.receive(replace(WELCOME, connection=2), 40.0)
+    assert retries(client, 40.0, 5) == [0, 3]
 
 
 def test_a_message_lost_from_a_window_does_not_start_a_storm() -> None:

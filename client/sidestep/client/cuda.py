@@ -1,0 +1,96 @@
+"""The CUDA device for `staging`: a multi-tensor gather, a copy into pinned memory, an event."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+from .staging import SLOT_NUMBERS, Event, Slot
+
+_RELAXED: Final = 2
+"""cudaStreamCaptureModeRelaxed: this thread's calls do not break a capture in another one."""
+
+
+class CudaDevice:
+    """The CUDA device `index`, on whatever stream of it is current."""
+
+    def __init__(self, index: int) -> None:
+        import torch
+
+        self._torch: Any = torch
+        self._device = torch.device("cuda", index)
+        self._exchange_mode = _capture_mode_function()
+
+    def capturing(self) -> bool:
+        """Whether the current stream is being captured into a graph."""
+        with self._current():
+            return bool(self._torch.cuda.is_current_stream_capturing())
+
+    def may_query(self) -> bool:
+        """Have this thread's queries leave the captures of other threads alone."""
+        mode = ctypes.c_int(_RELAXED)
+        return self._exchange_mode is not None and self._exchange_mode(ctypes.byref(mode)) == 0
+
+    def slots(self, count: int) -> list[Slot]:
+        """One allocation on the device and one of pinned memory, divided."""
+        torch = self._torch
+        shape = (count, SLOT_NUMBERS)
+        memory = torch.empty(shape, dtype=torch.float64, device=self._device)
+        pinned = torch.empty(shape, dtype=torch.float64, pin_memory=True)
+        rows = zip(memory.unbind(), pinned.unbind(), strict=True)
+        return [Slot(row.unbind(), row, twin, torch.cuda.Event()) for row, twin in rows]
+
+    def gather(self, slot: Slot, numbers: Sequence[Any]) -> None:
+        """One multi-tensor copy, which also converts to float64, and one to the host."""
+        count = len(numbers)
+        with self._current(), self._torch.no_grad():
+            self._torch._foreach_copy_(list(slot.views[:count]), list(numbers))
+            slot.pinned[:count].copy_(slot.memory[:count], non_blocking=True)
+            self._record(slot.event)
+
+    def fetch(self, arrays: Sequence[Any]) -> tuple[list[Any], Event]:
+        """Copy into memory of torch's caching pinned allocator."""
+        torch = self._torch
+        event = torch.cuda.Event()
+        with self._current(), torch.no_grad():
+            hosts = [torch.empty(a.shape, dtype=a.dtype, pin_memory=True) for a in arrays]
+            for host, array in zip(hosts, arrays, strict=True):
+                host.copy_(array, non_blocking=True)
+            self._record(event)
+        return hosts, event
+
+    def _record(self, event: Any) -> None:
+        # By its stream: an event records on the current device, which may be another one.
+        event.record(self._torch.cuda.current_stream(self._device))
+
+    def _current(self) -> contextlib.AbstractContextManager[object]:
+        """Make this the current device, if it is not (that costs microseconds)."""
+        if self._torch.cuda.current_device() == self._device.index:
+            return contextlib.nullcontext()
+        return self._torch.cuda.device(self._device)  # type: ignore[no-any-return]
+
+
+def _capture_mode_function() -> Any:
+    """`cudaThreadExchangeStreamCaptureMode` of the CUDA runtime that torch has loaded, or None."""
+    try:
+        with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
+            paths = (line.split(maxsplit=5)[-1].strip() for line in maps)
+            path = next((path for path in paths if "/libcudart" in path), None)
+        return None if path is None else ctypes.CDLL(path).cudaThreadExchangeStreamCaptureMode
+    except (OSError, AttributeError):
+        return None
+
+
+def device_uuids() -> tuple[str, ...]:
+    """UUIDs of the GPUs in torch's order, if torch is there and has already been told of them."""
+    torch: Any = sys.modules.get("torch")
+    try:
+        if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+            return ()
+        count = torch.cuda.device_count()
+        return tuple(str(torch.cuda.get_device_properties(i).uuid) for i in range(count))
+    except Exception:  # noqa: BLE001 - without a working driver there is nothing to say
+        return ()

@@ -1,0 +1,211 @@
+"""The long way of an `emit`: looks at each value, and one that is wrong harms only itself.
+
+Numbers of one `emit` become one record; numbers on a device another one, when they have arrived;
+every other value one of its own.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from sidestep.proto import Value as ValueRecord
+from sidestep.proto.records import DTYPE_SIZES, SCALARS_HEAD, encode_value
+
+from .checks import check_number_tensor, number, tag_of
+from .outbox import Outbox, OutboxClosedError
+from .rejections import Rejections
+from .stages import Stages
+from .values import (
+    EmitContext,
+    InvalidValueError,
+    Prepared,
+    Value,
+    dtype_name,
+    is_tensor,
+    on_device,
+    to_host,
+)
+
+_MAX_REMEMBERED: Final = 10_000
+"""Tags of which a value's memory is kept from one `emit` to the next."""
+
+
+class Sorter:
+    """Takes apart what one `emit` was given.
+
+    Args:
+        outbox: where the records go.
+        stages: where values on a device go first.
+        rejections: where refused values are counted.
+        prefix: what stands before each tag where it is stored.
+        await_room: called with a record's bytes before it is put.
+
+    Attributes:
+        packable: the types of numbers that a tag set can pack as they are.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        stages: Stages,
+        rejections: Rejections,
+        prefix: str,
+        await_room: Callable[[int], None],
+    ) -> None:
+        self.packable: set[type] = {float, int, bool}
+        self._outbox = outbox
+        self._stages = stages
+        self._rejections = rejections
+        self._prefix = prefix
+        self._prefix_bytes = len(prefix.encode())
+        self._await_room = await_room
+        self._memory: dict[str, dict[str, Any]] = {}
+
+    def emit(self, values: Mapping[Any, Any], step: int, time_ns: int) -> InvalidValueError | None:
+        """Put everything that can be put.
+
+        Returns:
+            The first of the errors; all of them were counted.
+        """
+        numbers: dict[str, float] = {}
+        staged: dict[int, list[tuple[str, Any]]] = {}
+        errors: list[InvalidValueError] = []
+        for tag, value in self._pairs(values, errors):
+            try:
+                name = tag_of(tag, self._prefix_bytes)
+                if isinstance(value, Value):
+                    self._put_value(name, value, step, time_ns)
+                elif on_device(value):
+                    check_number_tensor(value)
+                    if value.device.type == "cuda":
+                        pair = (name, value.detach())
+                        staged.setdefault(int(value.device.index), []).append(pair)
+                    else:
+                        # Copies of other devices (MPS) that do not block have corrupted data.
+                        numbers[name] = float(value.detach().cpu())
+                else:
+                    numbers[name] = number(value)
+                    self._learn(value)
+            except OutboxClosedError:
+                raise
+            except Exception as error:  # noqa: BLE001 - a value's own code may raise anything
+                errors.append(self._rejections.note_error(tag, error))
+        if numbers:
+            errors += self._put_numbers(numbers, step, time_ns)
+        for index, pairs in staged.items():
+            try:
+                self._stage_numbers(index, pairs, step, time_ns)
+            except Exception as error:  # noqa: BLE001 - a device's failure
+                errors.append(self._rejections.note_error(pairs[0][0], error, len(pairs)))
+        return errors[0] if errors else None
+
+    def _pairs(
+        self, values: Mapping[Any, Any], errors: list[InvalidValueError]
+    ) -> list[tuple[Any, Any]]:
+        """Tags and values; a mapping that is no dict may compute them, and fail at one."""
+        if type(values).items is dict.items:
+            # One call of C: no other thread changes the dict meanwhile.
+            return list(values.items())
+        pairs: list[tuple[Any, Any]] = []
+        for tag in list(values):
+            try:
+                pairs.append((tag, values[tag]))
+            except Exception as error:  # noqa: BLE001 - the mapping's own code
+                errors.append(self._rejections.note_error(tag, error))
+        return pairs
+
+    # --- numbers -----------------------------------------------------------------------------
+
+    def _put_numbers(
+        self, numbers: Mapping[str, float], step: int, time_ns: int
+    ) -> list[InvalidValueError]:
+        tags, row = tuple(numbers), tuple(numbers.values())
+        known = tags in self._outbox.tag_sets.plans
+        groups = [tags] if known else self._outbox.tag_sets.groups(tags, self._outbox.max_tags)
+        errors: list[InvalidValueError] = []
+        start = 0
+        for group in groups:
+            end = start + len(group)
+            self._await_room(SCALARS_HEAD.size + 8 * len(group))
+            homeless = self._outbox.put_row(group, step, time_ns, row[start:end])
+            if homeless:
+                reason = "no room for more tags: too many different ones were emitted"
+                errors.append(self._rejections.note(homeless[0], reason, len(homeless)))
+            start = end
+        return errors
+
+    def _stage_numbers(
+        self, index: int, pairs: Sequence[tuple[str, Any]], step: int, time_ns: int
+    ) -> None:
+        tags = [tag for tag, _ in pairs]
+
+        def arrived(start: int, numbers: Any) -> None:
+            try:
+                row = numbers.tolist()
+                self._put_numbers(dict(zip(tags[start:], row, strict=False)), step, time_ns)
+            except Exception as error:  # noqa: BLE001 - this runs in a later, unrelated call
+                self._rejections.note_error(tags[start], error)
+
+        self._stages.stage_numbers(index, [tensor for _, tensor in pairs], arrived)
+
+    def _learn(self, value: Any) -> None:
+        """A numpy scalar that was good once is packed as it is from now on."""
+        kind = type(value)
+        numpy: Any = sys.modules.get("numpy")
+        if kind not in self.packable and numpy is not None and issubclass(kind, numpy.generic):
+            self.packable.add(kind)
+
+    # --- everything else ---------------------------------------------------------------------
+
+    def _put_value(self, tag: str, value: Value, step: int, time_ns: int) -> None:
+        memory = self._memory.get(tag, {})
+        prepared = value.prepare(EmitContext(step, memory))
+        if memory and len(self._memory) < _MAX_REMEMBERED:
+            self._memory[tag] = memory
+        self._check_size(prepared, sum(map(_host_bytes, prepared.arrays)))  # before any copy
+
+        def put(arrays: Sequence[Any]) -> None:
+            hosts = [to_host(array) for array in arrays]
+            record = ValueRecord(
+                prepared.kind, self._prefix + tag, step, time_ns, prepared.info, hosts
+            )
+            total, pieces = encode_value(record)
+            self._check_size(prepared, total)
+            self._await_room(total)
+            self._outbox.put_record(total, pieces)
+
+        def arrived(arrays: Sequence[Any]) -> None:
+            try:
+                put(arrays)
+            except Exception as error:  # noqa: BLE001 - this runs in a later, unrelated call
+                self._rejections.note_error(tag, error)
+
+        devices = {int(array.device.index) for array in prepared.arrays if _on_cuda(array)}
+        if not devices:
+            put([array.cpu() if on_device(array) else array for array in prepared.arrays])
+        elif len(devices) == 1:
+            self._stages.stage_arrays(devices.pop(), prepared.arrays, arrived)
+        else:
+            raise InvalidValueError(f"{prepared.kind} with arrays on several devices")
+
+    def _check_size(self, prepared: Prepared, nbytes: int) -> None:
+        most = self._outbox.max_record_bytes
+        if nbytes > most:
+            raise InvalidValueError(
+                f"{prepared.kind} of {nbytes} bytes: this outbox takes up to {most}; make "
+                "outbox_bytes larger, or emit less"
+            )
+
+
+def _host_bytes(array: Any) -> int:
+    """Bytes of an array once it is on the host, where what numpy lacks becomes float32."""
+    if is_tensor(array):
+        size = DTYPE_SIZES.get(dtype_name(array), 4)
+        return int(array.numel()) * size
+    return int(array.nbytes)
+
+
+def _on_cuda(array: Any) -> bool:
+    return is_tensor(array) and array.device.type == "cuda"
