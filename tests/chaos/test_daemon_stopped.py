@@ -22,7 +22,7 @@ WORST_MS = 250.0
 
 
 def test_no_emit_waits_for_a_stopped_daemon(sandbox: Sandbox, train: Train) -> None:
-    check_stopped(sandbox, train, stopped_s=4, interval_s=0.001)
+    check_stopped(sandbox, train, stopped_s=4, interval_s=0.002)
 
 
 @pytest.mark.slow

@@ -107,7 +107,7 @@ def test_killed_before_any_daemon_was_there(sandbox: Sandbox, train: Train) -> N
 def test_daemon_is_killed_while_it_adopts(sandbox: Sandbox, train: Train) -> None:
     """An outbox that was half taken is taken on from there, by as many daemons as it needs."""
     choose = random.Random(5)
-    emits = 20_000
+    emits = 8000
     run = train(run="adopted", emits=emits, tags=4, seed=5, end="wait", connect=AWAY)
     run.await_state(EMITTED)
     run.kill()

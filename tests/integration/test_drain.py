@@ -29,7 +29,7 @@ def test_nothing_to_write_and_no_daemon(sandbox: Sandbox) -> None:
 
 
 def test_never_early(sandbox: Sandbox, connect: Connect) -> None:
-    """Asked again and again in the middle of a run: what was durable before is in the file after."""
+    """Asked again and again in the middle of a run: what was durable is in the file after it."""
     sandbox.serve()
     made = connect("early")
     for part in range(4):

@@ -262,7 +262,7 @@ def test_bad_values_are_counted_and_harm_nobody_else(
 def test_strict_raises_after_the_good_values_are_taken(sandbox: Sandbox, connect: Connect) -> None:
     sandbox.serve()
     made = connect("strict", strict=True)
-    with pytest.raises(client.InvalidValueError, match="'bad'.*str is no value"):
+    with pytest.raises(client.InvalidValueError, match=r"'bad'.*str is no value"):
         made.emit({"bad": "x", "good": 1.5}, step=0)
     with pytest.raises(TypeError, match="unexpected keyword"):
         made.emit({"good": 1.0}, epoch=3)  # type: ignore[call-arg]
@@ -274,7 +274,7 @@ def test_strict_raises_after_the_good_values_are_taken(sandbox: Sandbox, connect
     ("arguments", "words"),
     [
         ({"run": 7}, "run must be a str"),
-        ({"endpoint": "localhost:80"}, "ipc:// or tcp://"),
+        ({"endpoint": "localhost:80"}, "tcp://HOST:PORT"),
         ({"rank": -1}, "rank"),
         ({"rank": 2, "world_size": 2}, "rank 2 of a world of 2"),
         ({"ranks": "some"}, "zero, all"),
@@ -309,7 +309,7 @@ def test_connect_takes_no_time_without_a_daemon(sandbox: Sandbox, connect: Conne
 def test_socket_path_too_long(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     long = str(sandbox.root / ("x" * 100))
     monkeypatch.setenv("SIDESTEP_RUNTIME_DIR", long)
-    with pytest.raises(SidestepError, match="takes 107.*shorter path, for example '/tmp/"):
+    with pytest.raises(SidestepError, match=r"takes 107.*shorter path, for example '/tmp/"):
         client.connect("long")
     done = sandbox.cli("start", SIDESTEP_RUNTIME_DIR=long)
     assert done.returncode == 1

@@ -120,7 +120,7 @@ def test_signals_go_to_the_command(sandbox: Sandbox, number: signal.Signals) -> 
 
 
 def test_interrupt_of_the_terminal_reaches_the_command_once(sandbox: Sandbox) -> None:
-    """Ctrl-C goes to the whole group: the command ends by it, and `run` brings home what it logged."""
+    """Ctrl-C goes to the whole group: the command ends by it; `run` brings home what it logged."""
     sandbox.serve()
     mark = sandbox.work / "mark"
     code = TRAIN + f"import pathlib, time\npathlib.Path({str(mark)!r}).touch()\ntime.sleep(60)\n"

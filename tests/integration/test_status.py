@@ -13,7 +13,6 @@ pytestmark = pytest.mark.timeout(60)
 
 DAEMON = {"pid": int, "version": str, "state": str, "endpoint": str, "state_dir": str}
 SINK = {"name": str, "state": str, "lag_records": int}
-RECORDS = ("durable", "held", "dropped", "rejected")
 
 
 def test_no_daemon(sandbox: Sandbox) -> None:
@@ -35,6 +34,9 @@ def test_json_has_what_is_promised(sandbox: Sandbox, connect: Connect) -> None:
         made.emit({"a": 1.0, "bad": "x"}, step=step)
     assert made.flush(30)
     sandbox.await_sink("seen", "ok")
+    # What a client says of itself comes with its next sign of life.
+    books = {"durable": 50, "held": 0, "dropped": 0, "rejected": 50}
+    sandbox.await_run("seen", records=books)
     asked = sandbox.cli("status", "--json")
     assert asked.returncode == 0
     (line,) = asked.stdout.splitlines()
@@ -53,7 +55,7 @@ def test_json_has_what_is_promised(sandbox: Sandbox, connect: Connect) -> None:
         1,
     )
     assert "alarm" in run
-    assert [run["records"][key] for key in RECORDS] == [50, 0, 0, 50]
+    assert {key: run["records"][key] for key in books} == books
     for sink in run["sinks"]:
         for key, kind in SINK.items():
             assert isinstance(sink[key], kind), key

@@ -1,4 +1,4 @@
-"""What must be in the event files, what TensorBoard's own reader finds there, and the difference."""
+"""What must be in the event files, what TensorBoard's own reader finds there, the difference."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def read_scalars(files: Iterable[Path]) -> Counter[Point]:
         assert_whole(path)
         for event in EventFileLoader(str(path)).Load():
             for value in event.summary.value:
-                if value.metadata.plugin_data.plugin_name == "scalars":
-                    if not value.tag.startswith(OWN):
-                        found[value.tag, event.step, bits(value.tensor.float_val[0])] += 1
+                is_scalar = value.metadata.plugin_data.plugin_name == "scalars"
+                if is_scalar and not value.tag.startswith(OWN):
+                    found[value.tag, event.step, bits(value.tensor.float_val[0])] += 1
     return found
 
 
@@ -75,7 +75,7 @@ def assert_whole(path: Path) -> None:
 def assert_exactly(found: Counter[Point], emitted: Counter[Point]) -> None:
     """Everything that was emitted is there exactly once for each time, and nothing else is."""
     missing, extra = emitted - found, found - emitted
-    assert not missing and not extra, (
+    assert missing == extra == Counter(), (
         f"of {emitted.total()} emitted: {missing.total()} missing {_examples(missing)}, "
         f"{extra.total()} too many {_examples(extra)}"
     )

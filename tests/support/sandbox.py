@@ -17,9 +17,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import psutil
+from psutil import Process
 
 from sidestep.proto.paths import RuntimePaths, outbox_dirs
 from sidestep.sidecar.cli.control_client import Control, NoAnswerError, NoDaemonError
@@ -48,7 +49,7 @@ class Daemon:
                 stderr=subprocess.STDOUT,
             )
         self.pid = self.process.pid
-        self._paused: list[psutil.Process] = []
+        self._paused: list[Process] = []
 
     def await_ready(self) -> Daemon:
         """Wait for the line that it prints when it is ready."""
@@ -71,14 +72,12 @@ class Daemon:
 
     def pause(self) -> None:
         """SIGSTOP to it and to every process of its own."""
-        own = psutil.Process(self.pid)
+        own = Process(self.pid)
         self._paused = [own, *own.children(recursive=True)]
         for process in self._paused:
             with suppress(psutil.NoSuchProcess):
                 process.suspend()
-        wait_until(
-            lambda: psutil.Process(self.pid).status() == psutil.STATUS_STOPPED, 5, "not stopped"
-        )
+        wait_until(lambda: Process(self.pid).status() == psutil.STATUS_STOPPED, 5, "not stopped")
 
     def resume(self) -> None:
         """SIGCONT to the same, also to those that it left behind."""
@@ -119,7 +118,7 @@ class Sandbox:
         for folder in (self.work, self.home):
             folder.mkdir()
 
-    def __enter__(self) -> Sandbox:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -266,9 +265,9 @@ class Sandbox:
 
     # --- processes and the end -----------------------------------------------------------------
 
-    def processes(self) -> list[psutil.Process]:
+    def processes(self) -> list[Process]:
         """Every process that lives here, however detached; zombies are none."""
-        found: list[psutil.Process] = []
+        found: list[Process] = []
         for process in psutil.process_iter():
             with suppress(psutil.Error, OSError):
                 if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
@@ -277,11 +276,11 @@ class Sandbox:
                     found.append(process)
         return found
 
-    def daemons(self) -> list[psutil.Process]:
+    def daemons(self) -> list[Process]:
         """Processes that are a daemon, ready or not."""
         return [p for p in self.processes() if _is_command(p, "sidestep.sidecar", "serve")]
 
-    def workers(self) -> list[psutil.Process]:
+    def workers(self) -> list[Process]:
         """The sinks' workers."""
         return [p for p in self.processes() if _is_command(p, "sidestep.sidecar.worker")]
 
@@ -308,7 +307,7 @@ class Sandbox:
             psutil.wait_procs(living, timeout=1.0)
 
 
-def _is_command(process: psutil.Process, module: str, *words: str) -> bool:
+def _is_command(process: Process, module: str, *words: str) -> bool:
     with suppress(psutil.Error):
         line = process.cmdline()
         return module in line and line[line.index(module) + 1 :][: len(words)] == list(words)

@@ -126,8 +126,8 @@ def main(plan: Plan) -> None:
     record["connect_ns"] = time.perf_counter_ns() - began
     record["state"] = CONNECTED
     _emit_all(plan, record, client)
-    record["state"] = EMITTED
     Path(f"{plan.record}.emitted.json").write_text(json.dumps(asdict(made.stats())))
+    record["state"] = EMITTED
     match plan.end:
         case "raise":
             raise RuntimeError("training went wrong, as the test wants it")

@@ -1,4 +1,4 @@
-"""The test's end of a trainer process: starts it, sees how far it is, kills it, knows what it did."""
+"""The test's end of a trainer process: starts it, watches and ends it, knows what it emitted."""
 
 from __future__ import annotations
 

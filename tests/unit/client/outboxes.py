@@ -20,7 +20,7 @@ Held = dict[int, bytes | None]
 
 
 def tags_of(count: int) -> tuple[str, ...]:
-    return tuple(f"t/{i}" for i in range(count))
+    return tuple(map(str, range(count)))
 
 
 @dataclass

@@ -761,6 +761,34 @@ def test_a_record_that_is_refused_does_not_start_a_storm() -> None:
     assert pair.up.sent - before < 3 * 51
 
 
+def test_refusals_that_are_doubled_do_not_multiply_windows() -> None:
+    pair = pair_ready()
+    pair.set_credit(100 * CREDIT)
+    pair.run(PING_S)
+    pair.commit("when told")
+    pair.set_link(0.0, 1.0, 0.0)  # each message twice
+    for _ in range(8):
+        pair.emit(16)
+        pair.emit_poison()
+    before = pair.up.sent
+    pair.run(PING_S)
+    assert pair.up.sent - before < 600  # nine windows, twice
+    pair.settle(WITHIN_S)
+    pair.check_settled()
+
+
+def test_a_record_that_is_refused_again_later_is_given_up_again() -> None:
+    client = client_in(S.READY)
+    client.sent(1, 4, 40, 0.0)
+    nack = Nack("refused", "x", 3, 3)
+    assert client.receive(nack, 1.0) == [Refused(3, 3, "x")]
+    client.sent(1, 4, 40, 1.0)
+    assert client.receive(nack, 1.1) == []
+    assert client.next_seq == 5
+    assert client.receive(nack, 2.0) == [Refused(3, 3, "x")]
+    assert client.next_seq == 1
+
+
 def test_a_slow_daemon_is_not_sent_more_and_more_copies() -> None:
     pair = pair_ready()
     pair.daemon.committing = False

@@ -21,8 +21,8 @@ RETRY_LAST_S: Final = 8.0
 merely slow must not have more and more copies to read."""
 
 NACK_QUIET_S: Final = 0.25
-"""A refusal for order that comes so soon after going back speaks of what was sent before; going
-back for each would send the window once for every message in it."""
+"""A refusal that comes so soon after going back may speak of what was sent before; going back for
+each would send the window once for every message in it."""
 
 BACKOFF_FIRST_S: Final = 0.05
 BACKOFF_LAST_S: Final = 2.0
@@ -139,6 +139,7 @@ class ClientSession:
         self._failures = 0
         self._heard = self._pinged = self._progress = self._asked = self._rewound = 0.0
         self._retry_s = RETRY_S
+        self._refused_seq = 0
         self._finishing: int | None = None
 
     # --- what the owner asks -------------------------------------------------------------
@@ -288,17 +289,22 @@ class ClientSession:
                 # It waits for what another daemon has acknowledged since our HELLO.
                 return self._introduce(now)
             case "out_of_order" if message.first_seq == self.acked_seq + 1 and self._in_flight:
-                # Only if it speaks of now: after a rewind, answers to older sends still come.
-                if now - self._rewound >= NACK_QUIET_S:
+                if not self._went_back_lately(now):
                     self._rewind(now)
             case "refused":
                 first = max(message.first_seq, self.acked_seq + 1)
-                if first <= message.last_seq < self.next_seq:
+                again = message.last_seq <= self._refused_seq and self._went_back_lately(now)
+                if first <= message.last_seq < self.next_seq and not again:
+                    self._refused_seq = message.last_seq
                     self._rewind(now)
                     return [Refused(first, message.last_seq, message.reason)]
             case _:
                 pass  # busy: the retry timer sends it again
         return []
+
+    def _went_back_lately(self, now: float) -> bool:
+        """Whether a NACK may be an answer to what was sent before the last rewind."""
+        return now - self._rewound < NACK_QUIET_S
 
     def _rewind(self, now: float) -> None:
         """Go back to the first record that was not acknowledged."""
