@@ -95,7 +95,8 @@ def nanoseconds(wall_time: Any) -> int:
         raise InvalidValueError(
             f"wall_time must be seconds since the epoch, not {shown(wall_time)}"
         )
-    return int(wall_time * 1_000_000_000)
+    # The whole seconds apart: the product would be rounded to 256 ns.
+    return int(wall_time) * 1_000_000_000 + round(wall_time % 1 * 1_000_000_000)
 
 
 def check_reduce(reduce: Any, world_size: int) -> None:

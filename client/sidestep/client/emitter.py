@@ -215,7 +215,8 @@ class Client:
         self._stages.give_up()
         delivered = self._sender.stop(max(0.0, deadline - time.monotonic()), last_seq)
         self._final = self._count()
-        self._done = delivered and drained
+        # Without a goodbye too, if nothing is left to deliver.
+        self._done = drained and (delivered or self._final.held == 0)
         _living.discard(self)
         if not self._sender.is_alive():  # else the memory is still looked at: the exit frees it
             self._outbox.close()

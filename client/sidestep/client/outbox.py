@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 
 from sidestep.proto import SidestepError
 from sidestep.proto.records import SCALARS_HEAD
-from sidestep.proto.segments import LOST, REJECTED, Outbox as OutboxBuffer
+from sidestep.proto.segments import FINISHED, LOST, REJECTED, Outbox as OutboxBuffer
 
 from . import chunks
 from .books import Totals
@@ -185,6 +185,7 @@ class Outbox:
 
         def seal() -> int:
             self._sealed = True
+            self._words[FINISHED] = 1
             return self.last_seq
 
         return self._alone(seal)

@@ -65,6 +65,7 @@ ACKED_SEQ: Final = 1
 ACKED_DROPPED: Final = 2
 LOST: Final = 3  # accepted by emit, dropped before they got a number
 REJECTED: Final = 4
+FINISHED: Final = 5  # 1 when the client ended well, with a daemon or without
 _WORDS: Final = 8
 
 

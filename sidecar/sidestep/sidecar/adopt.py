@@ -11,7 +11,7 @@ from dataclasses import replace
 from sidestep.proto import Batch, Books, Hello, Message, Part, RemoteProtocolError, Tags
 from sidestep.proto.limits import MAX_SEQ
 from sidestep.proto.paths import OUTBOX_SUFFIX
-from sidestep.proto.segments import ACKED_DROPPED, ACKED_SEQ, LOST, REJECTED, Outbox
+from sidestep.proto.segments import ACKED_DROPPED, ACKED_SEQ, FINISHED, LOST, REJECTED, Outbox
 
 _TAG_SETS_PER_MESSAGE = 1000
 
@@ -24,6 +24,7 @@ class Adoption:
         hello: who the client was.
         lost: records that it dropped before they had a number.
         rejected: values that it rejected.
+        finished: whether it ended well, and only found nobody to take its leave of.
         exhausted: whether everything in it was taken.
     """
 
@@ -38,6 +39,7 @@ class Adoption:
         )
         self.lost = words[LOST]
         self.rejected = words[REJECTED]
+        self.finished = bool(words[FINISHED])
         self.exhausted = False
         self._messages = self._all()
 

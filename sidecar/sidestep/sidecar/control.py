@@ -26,7 +26,7 @@ class Control:
     Args:
         context: ZeroMQ context of the daemon.
         endpoint: where to listen.
-        journal_path: what `history` is read from.
+        reader: what `history` is read from.
         ingest: knows the runs and the clients.
         supervisor: knows the sinks.
         about: who the daemon is.
@@ -38,7 +38,7 @@ class Control:
         self,
         context: zmq.Context[zmq.Socket[bytes]],
         endpoint: str,
-        journal_path: str,
+        reader: JournalReader,
         ingest: Ingest,
         supervisor: Supervisor,
         about: Callable[[], dict[str, Any]],
@@ -50,7 +50,7 @@ class Control:
         self._about = about
         self._machine = machine
         self._stop = stop
-        self._reader = JournalReader(journal_path)
+        self._reader = reader
         self._drains: dict[int, Drain] = {}
         self.socket = context.socket(zmq.ROUTER)
         self.socket.setsockopt(zmq.LINGER, 0)
@@ -109,7 +109,6 @@ class Control:
     def close(self) -> None:
         """Stop listening."""
         self.socket.close(linger=0)
-        self._reader.close()
 
     # --- one question each ---------------------------------------------------------------------
 

@@ -1,7 +1,12 @@
-"""Where a sink stands: its cursor and its own state, replaced in one atomic rename."""
+"""Where a sink stands: its cursor and its own state, replaced in one atomic rename.
+
+A cursor is a place in one journal. When the journal was lost and another has taken its place, the
+place means nothing any more; the sink's own state (its file, and how long that is) still does.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import zlib
 from collections.abc import Mapping
@@ -19,24 +24,38 @@ class Cursor:
         row: the last journal row that is written.
         total: how many records the run had with that row.
         state: what the sink needs to go on from there.
+        journal: the journal's identity.
     """
 
     row: int = 0
     total: int = 0
     state: Mapping[str, object] | None = field(default=None)
+    journal: int = 0
 
 
-def load(path: str) -> Cursor:
-    """The cursor in `path`; the beginning when there is none, or none that is whole."""
+def file_name(run: str, log_dir: str, sink: str) -> str:
+    """The name of the cursor's file; a run's id in the journal would not outlive the journal."""
+    digest = hashlib.sha256(f"{run}\0{log_dir}".encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{digest[:24]}.{sink}"
+
+
+def load(path: str, journal: int) -> Cursor:
+    """The cursor in `path`, for `journal`.
+
+    The beginning when there is none, or none that is whole; the beginning with the sink's state
+    when it is a place in another journal.
+    """
     try:
         with open(path, "rb") as file:
             data = file.read()
     except FileNotFoundError:
-        return Cursor()
+        return Cursor(journal=journal)
     if len(data) < 4 or zlib.crc32(data[4:]) != int.from_bytes(data[:4], "little"):
-        return Cursor()
+        return Cursor(journal=journal)
     fields = cast("dict[str, Any]", msgpack.unpackb(data[4:]))
-    return Cursor(int(fields["row"]), int(fields["total"]), fields["state"])
+    if fields["journal"] != journal:
+        return Cursor(state=fields["state"], journal=journal)
+    return Cursor(int(fields["row"]), int(fields["total"]), fields["state"], journal)
 
 
 def store(path: str, cursor: Cursor) -> None:
@@ -45,7 +64,12 @@ def store(path: str, cursor: Cursor) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    fields = {"row": cursor.row, "total": cursor.total, "state": cursor.state}
+    fields = {
+        "row": cursor.row,
+        "total": cursor.total,
+        "state": cursor.state,
+        "journal": cursor.journal,
+    }
     data = cast("bytes", msgpack.packb(fields))
     draft = path + ".new"
     with open(draft, "wb") as file:

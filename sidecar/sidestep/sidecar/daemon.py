@@ -22,6 +22,7 @@ from .drain import Drain
 from .feed import Feed
 from .ingest import Ingest
 from .journal import Journal
+from .journal_reader import JournalReader
 from .lock import DaemonLock, held
 from .processes import Child
 from .roster import DERIVER, DaemonPoints, Limits
@@ -99,7 +100,10 @@ class Daemon:
             raise TimeoutError(f"the journal {self._journal_path} did not open in {_READY_S} s")
         if self._ingest.failed is not None:
             raise self._ingest.failed
-        self._supervisor = Supervisor(self._journal_path, cursors, umask, self._log)
+        self._reader = JournalReader(self._journal_path)
+        self._supervisor = Supervisor(
+            self._journal_path, self._reader.identity(), cursors, umask, self._log
+        )
         self._deriver = Child(
             ["sidestep.sidecar.derive.worker"], lambda: start_message(self._journal_path)
         )
@@ -110,7 +114,7 @@ class Daemon:
         self._control = Control(
             self._context,
             self._paths.control_endpoint,
-            self._journal_path,
+            self._reader,
             self._ingest,
             self._supervisor,
             self.about,
@@ -291,8 +295,10 @@ class Daemon:
             run.derived_row is not None and run.derived_row < run.to_derive_row
             for run in snapshot.runs.values()
         )
-        busy = self._ingest.snapshot.live_runs() or behind or deriving or snapshot.adopting
-        if busy or held(self._paths.holders):
+        busy = snapshot.live_runs() or behind or deriving or snapshot.adopting
+        wanted = busy or held(self._paths.holders)
+        self._had_client = self._had_client or bool(wanted)
+        if wanted:
             self._idle_since = None
         elif self._idle_since is None:
             self._idle_since = now
@@ -318,6 +324,7 @@ class Daemon:
         self._deriver.kill()
         self._sampling.stop()
         self._control.close()
+        self._reader.close()
         self._context.destroy(linger=0)
         self._lock.release()
         self._log("stopped")

@@ -60,11 +60,10 @@ class Drain:
 
     def reply(self, token: int) -> dict[str, Any]:
         """What the asker is told."""
-        if self.failed:
-            return {"error": self.failed}
         return {
             "token": token,
             "done": self.done,
+            "failed": self.failed,
             "pending": [
                 {"run": sink.spec.name, "sink": sink.name, "lag_records": lag}
                 for sink, lag in self.pending

@@ -251,8 +251,7 @@ class Ingest(threading.Thread):
         if adoption.exhausted:
             session = entry.session
             session.books = adoption.books(session.taken_seq, session.taken_dropped)
-            if entry.row.state != "finished":
-                entry.row.state = "lost"
+            entry.row.state = "finished" if adoption.finished else "lost"
             entry.changed = True
             self._journal.begin()
         return [entry]

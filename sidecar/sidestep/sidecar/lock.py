@@ -44,6 +44,8 @@ class DaemonLock:
         while True:
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # What stands there is the name of somebody who is dead.
+                self.announce({"pid": os.getpid()})
                 return
             except BlockingIOError:
                 if time.monotonic() > deadline:
@@ -53,8 +55,10 @@ class DaemonLock:
 
     def announce(self, info: dict[str, Any]) -> None:
         """Say who holds it."""
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, json.dumps(info).encode(), 0)
+        text = json.dumps(info).encode()
+        # In this order, so that nobody reads an empty text; spaces hide what was longer before.
+        os.pwrite(self._fd, text.ljust(os.fstat(self._fd).st_size), 0)
+        os.ftruncate(self._fd, len(text))
 
     def release(self) -> None:
         """Let go."""

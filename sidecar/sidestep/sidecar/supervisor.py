@@ -17,7 +17,6 @@ from sidestep.proto import RunSpec
 from . import cursor_file
 from .cursor_file import Cursor
 from .journal_reader import pack_spec
-from .naming import safe_name
 from .processes import Child
 from .roster import Snapshot
 
@@ -59,6 +58,7 @@ class Supervisor:
 
     Args:
         journal_path: what the workers read.
+        journal: its identity.
         cursor_dir: where their cursors are; must exist.
         umask: for what the sinks write: the user's own, not the daemon's private one.
         log: says something to the daemon's log.
@@ -68,6 +68,7 @@ class Supervisor:
     def __init__(
         self,
         journal_path: str,
+        journal: int,
         cursor_dir: str,
         umask: int,
         log: Callable[[str], None],
@@ -75,6 +76,7 @@ class Supervisor:
     ) -> None:
         self._umask = umask
         self._journal_path = journal_path
+        self._journal = journal
         self._cursor_dir = cursor_dir
         self._log = log
         self._clock = clock
@@ -104,7 +106,7 @@ class Supervisor:
             for name in _wanted(run.spec):
                 sink = self._sinks.get((run_id, name))
                 if sink is None:
-                    sink = self._sinks[run_id, name] = self._handle(run_id, name)
+                    sink = self._sinks[run_id, name] = self._handle(run_id, run.spec, name)
                 sink.spec = run.spec
                 self._tick_sink(sink, self.lag(sink, snapshot), run_id in live_runs, now)
 
@@ -136,8 +138,8 @@ class Supervisor:
 
     # --- one sink ------------------------------------------------------------------------------
 
-    def _handle(self, run_id: int, name: str) -> SinkHandle:
-        path = os.path.join(self._cursor_dir, f"{run_id}.{safe_name(name)}")
+    def _handle(self, run_id: int, spec: RunSpec, name: str) -> SinkHandle:
+        path = os.path.join(self._cursor_dir, cursor_file.file_name(spec.name, spec.log_dir, name))
         key = (run_id, name)
 
         def greet() -> dict[str, Any]:
@@ -150,7 +152,9 @@ class Supervisor:
                 "umask": self._umask,
             }
 
-        return SinkHandle(run_id, name, Child([_WORKER], greet), cursor_file.load(path))
+        return SinkHandle(
+            run_id, name, Child([_WORKER], greet), cursor_file.load(path, self._journal)
+        )
 
     def _tick_sink(self, sink: SinkHandle, lag: int, live: bool, now: float) -> None:
         if self._stopping or sink.state == "failed":

@@ -89,7 +89,7 @@ class Worker:
         self._report = report
         self._make_sink = make_sink
         self._journal_path = journal_path
-        self._cursor = cursor_file.load(cursor_path)
+        self._cursor = Cursor()
         self._sink: Sink | None = None
         self._skipped = 0
 
@@ -97,6 +97,7 @@ class Worker:
         """Work until the daemon says ``close``; False when only a new process can go on."""
         failures = 0
         self._reader = JournalReader(self._journal_path)
+        self._cursor = cursor_file.load(self._cursor_path, self._reader.identity())
         self._say("starting")
         while True:
             closing: dict[str, Any] | None = None
@@ -154,7 +155,7 @@ class Worker:
         for row in rows:
             self._sink.write(self._points(row))
         state = self._sink.commit()
-        self._cursor = Cursor(rows[-1].id, rows[-1].total, state)
+        self._cursor = replace(self._cursor, row=rows[-1].id, total=rows[-1].total, state=state)
         cursor_file.store(self._cursor_path, self._cursor)
         self._say("ok")
         return True

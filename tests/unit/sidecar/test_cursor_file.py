@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from sidestep.sidecar.cursor_file import Cursor, load, store
+from sidestep.sidecar.cursor_file import Cursor, file_name, load, store
 
 _states = st.none() | st.dictionaries(
     st.text(max_size=5), st.integers(0, 2**40) | st.text(), max_size=3
@@ -20,35 +20,46 @@ def test_what_is_stored_is_loaded(
     tmp_path: Path, row: int, total: int, state: dict[str, object] | None
 ) -> None:
     path = str(tmp_path / "1.tensorboard")
-    store(path, Cursor(row, total, state))
-    assert load(path) == Cursor(row, total, state)
+    store(path, Cursor(row, total, state, 77))
+    assert load(path, 77) == Cursor(row, total, state, 77)
+
+
+def test_in_another_journal_only_the_sinks_own_state_means_anything(tmp_path: Path) -> None:
+    path = str(tmp_path / "1.tensorboard")
+    store(path, Cursor(7, 9, {"file": "x"}, 77))
+    assert load(path, 78) == Cursor(0, 0, {"file": "x"}, 78)
+
+
+def test_each_sink_of_each_run_has_a_file_of_its_own() -> None:
+    names = [file_name(run, logs, s) for run in "ab" for logs in "cd" for s in ("x", "y")]
+    assert len(set(names)) == 8
 
 
 def test_no_file_is_the_beginning(tmp_path: Path) -> None:
-    assert load(str(tmp_path / "none")) == Cursor()
+    assert load(str(tmp_path / "none"), 77) == Cursor(journal=77)
 
 
 def test_every_damaged_byte_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "1.tensorboard"
-    store(str(path), Cursor(7, 9, {"file": "x", "offset": 3}))
+    store(str(path), Cursor(7, 9, {"file": "x", "offset": 3}, 77))
     whole = path.read_bytes()
     for at in range(len(whole)):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x41]) + whole[at + 1 :])
-        assert load(str(path)) == Cursor()
+        assert load(str(path), 77) == Cursor(journal=77)
         path.write_bytes(whole[:at])
-        assert load(str(path)) == Cursor()
+        assert load(str(path), 77) == Cursor(journal=77)
 
 
 def test_a_crash_before_the_rename_leaves_the_old_cursor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = str(tmp_path / "1.tensorboard")
-    store(path, Cursor(1, 1, None))
+    store(path, Cursor(1, 1, None, 77))
 
     def crash(_old: str, _new: str) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("os.replace", crash)
     with pytest.raises(KeyboardInterrupt):
-        store(path, Cursor(2, 2, None))
-    assert load(path) == Cursor(1, 1, None)
+        store(path, Cursor(2, 2, None, 77))
+    assert load(path, 77) == Cursor(1, 1, None, 77)

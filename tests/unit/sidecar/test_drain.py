@@ -64,6 +64,7 @@ def test_every_sink_must_have_written_what_was_there_when_it_was_asked() -> None
     assert drain.reply(7) == {
         "token": 7,
         "done": False,
+        "failed": None,
         "pending": [{"run": "r", "sink": "wandb", "lag_records": 4}],
     }
     later = replace(HERE, totals={1: 99}, last_row=50)
@@ -96,5 +97,5 @@ def test_a_sink_that_cannot_work_is_said_at_once() -> None:
     drain = Drain(1)
     broken = _Sink(name="wandb", state="failed", error="pip install it", cursor=Cursor(0, 0))
     assert not _ask(drain, HERE, broken)
-    assert "wandb" in drain.reply(1)["error"]
-    assert "pip install it" in drain.reply(1)["error"]
+    assert "wandb" in drain.reply(1)["failed"]
+    assert "pip install it" in drain.reply(1)["failed"]

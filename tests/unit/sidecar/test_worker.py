@@ -15,6 +15,7 @@ from sidestep.proto.records import Scalars, encode_scalars
 from sidestep.sidecar import worker as worker_module
 from sidestep.sidecar.cursor_file import load
 from sidestep.sidecar.journal import ClientRow, Journal
+from sidestep.sidecar.journal_reader import JournalReader
 from sidestep.sidecar.points import Points, ScalarBlock
 from sidestep.sidecar.sinks.base import SinkContext
 from sidestep.sidecar.worker import Worker
@@ -124,7 +125,8 @@ def test_rows_arrive_once_in_order_and_the_cursor_follows(bench: Bench) -> None:
     bench.await_report(row=8, state="ok")
     _close(bench, thread)
     assert bench.kept == list(range(8))
-    assert (load(bench.cursor).row, load(bench.cursor).state) == (8, {"n": 8})
+    stored = load(bench.cursor, JournalReader(bench.path).identity())
+    assert (stored.row, stored.state) == (8, {"n": 8})
 
 
 @pytest.mark.parametrize("where", ["open", "write", "commit"])

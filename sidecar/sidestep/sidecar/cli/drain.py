@@ -58,6 +58,7 @@ def await_drained(
     Raises:
         NoDaemonError: the daemon left in between; whether it was done, only its journal knows.
         RefusedError: the daemon says that it cannot.
+        CommandError: a sink will not work until a person has mended something.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     pause_s = _FIRST_PAUSE_S
@@ -77,6 +78,8 @@ def await_drained(
         token = reply.get("token", token)
         if reply.get("done"):
             return True
+        if reply.get("failed"):
+            raise CommandError(str(reply["failed"]))
         if progress is not None and "pending" in reply:
             progress(
                 [Pending(one["run"], one["sink"], one["lag_records"]) for one in reply["pending"]]
