@@ -8,8 +8,7 @@ import os
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import replace
 
-from sidestep.proto import Batch, Books, Hello, Message, Part, RemoteProtocolError, Tags
-from sidestep.proto.limits import MAX_SEQ
+from sidestep.proto import Batch, Books, Message, Part, RemoteProtocolError, Tags
 from sidestep.proto.paths import OUTBOX_SUFFIX
 from sidestep.proto.segments import ACKED_DROPPED, ACKED_SEQ, FINISHED, LOST, REJECTED, Outbox
 
@@ -42,10 +41,6 @@ class Adoption:
         self.finished = bool(words[FINISHED])
         self.exhausted = False
         self._messages = self._all()
-
-    def greeting(self) -> Hello:
-        """The HELLO with which the daemon speaks for the client, after all of its own."""
-        return replace(self.hello, connection=MAX_SEQ)
 
     def take(self, nbytes: int) -> Iterator[Message]:
         """Messages of about `nbytes`; sets `exhausted` when there are no more."""

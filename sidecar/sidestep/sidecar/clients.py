@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 from sidestep.proto import (
@@ -121,7 +122,8 @@ class Clients:
     def adopt(self, hello: Hello) -> ClientEntry:
         """The client that `hello` introduces, which has gone: the daemon speaks for it."""
         entry = self._clients.get(hello.uuid) or self._new_client(hello)
-        entry.session.receive(hello)
+        # As one more connection of it, after all of its own.
+        entry.session.receive(replace(hello, connection=max(0, entry.session.connection) + 1))
         self._reattach(entry, None, hello)
         return entry
 
@@ -268,6 +270,10 @@ class Clients:
         try:
             data, last_step, kinds = check_rows(append.data, entry.tag_counts, append.skip, count)
         except RemoteProtocolError as error:
+            if error.code == "undefined" and entry.identity is not None:
+                # Its definition was lost on the way; a client that is asked says it again.
+                self._act(entry, entry.session.undefined(append))
+                return
             self.refused += 1
             self._log(f"refused records of client {entry.row.uuid.hex()}: {error}")
             self._act(entry, entry.session.refuse(append, str(error)))

@@ -244,7 +244,7 @@ class Ingest(threading.Thread):
             return []
         adoption = self._adoptions[0]
         if self._adopting is None:
-            self._adopting = self._clients.adopt(adoption.greeting())
+            self._adopting = self._clients.adopt(adoption.hello)
         entry = self._adopting
         for message in adoption.take(_ROUND_BYTES):
             self._clients.handle(entry, message)

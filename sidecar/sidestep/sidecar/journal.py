@@ -10,7 +10,6 @@ it is not among the newest `history_bytes`, which `tail --history` and a restart
 from __future__ import annotations
 
 import os
-import secrets
 import sqlite3
 import time
 from collections import deque
@@ -33,7 +32,9 @@ _VACUUM_PAGES: Final = 256
 """Pages that go back to the file system when there was little to delete."""
 
 _SCHEMA: Final = """
+-- A cursor into another journal must be known as such.
 CREATE TABLE identity (id INTEGER NOT NULL);
+INSERT INTO identity VALUES (random() & 0x3fffffffffffffff);
 CREATE TABLE runs (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL, log_dir TEXT NOT NULL, spec BLOB NOT NULL,
     created_ns INTEGER NOT NULL, UNIQUE (name, log_dir));
@@ -327,10 +328,8 @@ def _open(path: str, full_sync: bool) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_size_limit = 16777216")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version == 0:
-            # Random: cursors into another journal must be known as such.
-            identity = f"INSERT INTO identity VALUES ({secrets.randbits(62)});"
             connection.executescript(
-                f"BEGIN; {_SCHEMA} {identity} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+                f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
         elif version != SCHEMA_VERSION:
             raise sqlite3.DatabaseError(f"version {version} of the journal, not {SCHEMA_VERSION}")

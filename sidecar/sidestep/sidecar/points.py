@@ -166,7 +166,7 @@ def check_rows(
         if tag_set < 0:
             kinds.add(decode_value(memoryview(data)[at : at + length]).kind)
         elif tag_counts.get(tag_set) != length // 8 - _HEAD_WORDS:
-            raise RemoteProtocolError("malformed", f"scalars of undefined tag set {tag_set}")
+            raise RemoteProtocolError("undefined", f"scalars of undefined tag set {tag_set}")
         if start is None and total + n > skip:
             start = at + (skip - total) * length
         total += n

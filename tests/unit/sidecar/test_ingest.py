@@ -199,7 +199,7 @@ def test_gaps_are_counted_as_dropped(service: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"x" * 8, encode_scalars(Scalars(9, 1, 1, (0.5,))), _batch(1, 2).data]
+    "data", [b"x" * 8, encode_scalars(Scalars(0, 1, 1, (0.5,)))[:-8], _batch(1, 2).data]
 )
 def test_records_that_cannot_be_taken_are_refused_and_the_next_ones_taken(
     service: Service, data: bytes
@@ -211,6 +211,15 @@ def test_records_that_cannot_be_taken_are_refused_and_the_next_ones_taken(
     assert (answer.code, answer.first_seq, answer.last_seq) == ("refused", 1, 1)
     assert isinstance(peer.ask(Gap(1, 1, "refused")), Ack)
     assert peer.ask(_batch(2, 2)) == Ack(2, 1, 1 << 20)
+
+
+def test_tag_sets_that_were_lost_are_asked_for_and_the_records_taken(service: Service) -> None:
+    peer = Peer(service)
+    assert isinstance(peer.ask(peer.hello), Welcome)
+    assert peer.ask(_batch(1, 2)) == Nack("unknown_session", "a tag set is not defined")
+    peer.greet()
+    assert peer.ask(_batch(1, 2)) == Ack(2, 0, 1 << 20)
+    assert service.rows() == [(1,), (2,)]
 
 
 def test_who_did_not_say_hello_is_asked_to(service: Service) -> None:
