@@ -18,8 +18,16 @@ _LETS_SIGNALS_IN = ("RESUME", "CALL", "CALL_KW", "CALL_FUNCTION_EX", "JUMP_BACKW
 
 
 @cache
-def _names(code: CodeType) -> dict[int, str]:
-    return {i.offset: i.opname for i in dis.get_instructions(code)}
+def _instructions(code: CodeType) -> dict[int, tuple[str, tuple[int, ...]]]:
+    """By offset: the name of each instruction, and the `try` blocks that it lies in."""
+    blocks = dis._parse_exception_table(code)  # type: ignore[attr-defined]
+    return {
+        i.offset: (
+            i.opname,
+            tuple(n for n, block in enumerate(blocks) if block.start <= i.offset < block.end),
+        )
+        for i in dis.get_instructions(code)
+    }
 
 
 class Interrupter:
@@ -29,7 +37,7 @@ class Interrupter:
         self.done = False
         self._left = at
         self._happen = happen
-        self._previous: dict[FrameType, str] = {}
+        self._previous: dict[FrameType, tuple[str, tuple[int, ...]]] = {}
 
     def __enter__(self) -> Interrupter:
         self._outer = sys.gettrace()
@@ -49,9 +57,12 @@ class Interrupter:
 
     def _step(self, frame: FrameType, event: str, arg: Any) -> Any:
         if event == "opcode":
-            previous = self._previous.get(frame, "")
-            self._previous[frame] = _names(frame.f_code).get(frame.f_lasti, "")
-            if previous in _LETS_SIGNALS_IN and not self.done:
+            opcode, blocks = self._previous.get(frame, ("", ()))
+            known = _instructions(frame.f_code)
+            here = self._previous[frame] = known.get(frame.f_lasti, ("", ()))
+            # What is raised from here is raised by this instruction, and not, as it should be, by
+            # the one before it: that is the same only where both lie in the same `try`.
+            if opcode in _LETS_SIGNALS_IN and blocks == here[1] and not self.done:
                 self._left -= 1
                 if self._left < 0:
                     self.done = True
