@@ -25,6 +25,8 @@ from sidestep.proto.records import HEADER
 from sidestep.proto.segments import (
     ACKED_DROPPED,
     ACKED_SEQ,
+    DROPPED,
+    FREE,
     LARGE,
     PIECE,
     SMALL,
@@ -40,6 +42,12 @@ Piece = bytes | bytearray | memoryview
 
 FULL: Final = "outbox full"
 """Why records were dropped that the daemon never refused."""
+
+_KIND_AT: Final = 4
+"""Where a record's kind stands in its header."""
+
+_STATE: Final = -2
+"""The word of a segment's state, seen from the one that commits its records."""
 
 _first_seq = attrgetter("first_seq")
 
@@ -215,9 +223,8 @@ class Store:
 
     def _drop_large(self, large: Large) -> None:
         self._clean()
-        # Marked first: a daemon that adopts this outbox must not look for freed pieces.
-        self.buffer.drop(large.stub_at)
-        # All or nothing:
+        # All or nothing (the first line is `OutboxBuffer.drop`, without the call):
+        self.memory[large.stub_at + _KIND_AT] = DROPPED
         del self.larges[large.seq]
         self._free += large.pieces
         self._half_open = large.pieces
@@ -233,14 +240,14 @@ class Store:
         # Its large records have gone before it, and were counted then.
         stubs = len(segment.stub_seqs)
         holes = self.holes.adding(segment.first_seq, segment.last_seq, FULL)
-        # All or nothing:
+        state = self.buffer.used_word(segment.index) + _STATE
+        # All or nothing (the first line is `OutboxBuffer.free`, without the call):
+        self.table[state] = FREE
         del self.segments[position]
         self._free += (segment.index,)
-        self._half_open = (segment.index,)
         self.holes = holes
         self._dropped += segment.last_seq - segment.first_seq + 1 - stubs
         self._dropped_bytes += segment.used - STUB.size * stubs
-        self._clean()
         return True
 
     def _clean(self) -> None:

@@ -57,7 +57,7 @@ class Interrupter:
 
     def _step(self, frame: FrameType, event: str, arg: Any) -> Any:
         if event == "opcode":
-            opcode, blocks = self._previous.get(frame, ("", ()))
+            opcode, blocks = self._previous.get(frame, ("RESUME", ()))
             known = _instructions(frame.f_code)
             here = self._previous[frame] = known.get(frame.f_lasti, ("", ()))
             # What is raised from here is raised by this instruction, and not, as it should be, by
