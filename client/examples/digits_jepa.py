@@ -37,7 +37,7 @@ BLOCK_SHAPES = ((2, 2), (1, 2), (2, 1))  # height and width in patches; one is d
 MIN_VISIBLE = 5
 
 PEAK_LR = 2e-3
-WARMUP_SHARE = 0.05
+WARMUP_STEPS = 132
 PREDICTOR_LR_FACTOR = 2.0  # a predictor that lags lets the target shrink to what it can predict
 WEIGHT_DECAY = 0.05
 EMA_MOMENTUM = (0.98, 0.996)  # at the first step, at the last
@@ -336,7 +336,7 @@ def train(args: argparse.Namespace, logging: Logging) -> float:
         images = data.train[order[at : at + args.batch_size]]
         started = time.perf_counter()
         done = step / args.steps
-        lr = PEAK_LR * min(1.0, done / WARMUP_SHARE)
+        lr = PEAK_LR * min(1.0, step / WARMUP_STEPS)
         for group in optimizer.param_groups:
             group["lr"] = lr * group["factor"]
         momentum = EMA_MOMENTUM[0] + (EMA_MOMENTUM[1] - EMA_MOMENTUM[0]) * done
