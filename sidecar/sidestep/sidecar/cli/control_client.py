@@ -119,7 +119,9 @@ class Control:
             # A shared lock is had by all who ask at once, and refused while a daemon lives.
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return _parse_lock(os.pread(lock, 1 << 16, 0))
+            who = parse_info(os.pread(lock, 1 << 16, 0))
+            # Until the new holder has written its name, a dead one's stands there.
+            return who if _is_alive(who.pid) else DaemonInfo()
         else:
             return None
         finally:
@@ -160,7 +162,8 @@ class Control:
         return who
 
 
-def _parse_lock(text: bytes) -> DaemonInfo:
+def parse_info(text: bytes) -> DaemonInfo:
+    """What a daemon says of itself, in its lock or in answer to ``hello``."""
     try:
         said: object = json.loads(text)
     except ValueError:
@@ -174,3 +177,13 @@ def _parse_lock(text: bytes) -> DaemonInfo:
         if isinstance(said.get(key), str)
     }
     return DaemonInfo(**numbers, **names)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return pid > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from sidestep.proto.paths import RuntimePaths
 
 from ..lock import make_private
 from .common import CommandError
-from .control_client import Control, DaemonInfo, NoAnswerError, NoDaemonError
+from .control_client import Control, DaemonInfo, NoAnswerError, NoDaemonError, parse_info
 
 _READY_S: Final = 20.0
 _LOG_TAIL_BYTES: Final = 2000
@@ -80,12 +81,10 @@ def _await_ready(
 ) -> DaemonInfo:
     while time.monotonic() < deadline:
         try:
-            control.request("hello", 1.0)
-            info = control.daemon()
-            if info is not None and info.pid:
-                if process is not None:
-                    process.returncode = 0  # it lives on without us; nobody is to wait for it
-                return info
+            info = parse_info(json.dumps(control.request("hello", 1.0)).encode())
+            if process is not None:
+                process.returncode = 0  # it lives on without us; nobody is to wait for it
+            return info
         except NoDaemonError:
             if process is not None and process.poll() is not None:
                 raise CommandError(
