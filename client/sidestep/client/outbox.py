@@ -12,6 +12,7 @@ the garbage collector runs) cannot deadlock with the call of its own thread that
 
 from __future__ import annotations
 
+import mmap
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ from .tag_sets import TagSet, TagSets
 
 _T = TypeVar("_T")
 
+_PRIVATE: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 _MAX_DEFERRED: Final = 1000
 """Records that signal handlers may leave behind during one call."""
 
@@ -201,14 +203,13 @@ class Outbox:
         self._alone(close)
 
     def abandon(self) -> None:
-        """In a forked child: leave the parent's memory alone, even if a call was interrupted."""
-        if self.interrupted():
-            self._buffer.buffer = self._store.memory = memoryview(
-                bytearray(self._buffer.layout.total)
-            )
-            self._buffer.table = self._store.table = memoryview(
-                bytearray(8 * len(self._store.table))
-            ).cast("Q")
+        """In a forked child: leave the parent's memory alone, even if this interrupted a call."""
+        # The call goes on here when the fork returns, so it needs some memory to write to.
+        memory = memoryview(mmap.mmap(-1, self._buffer.layout.total, flags=_PRIVATE))
+        copy = OutboxBuffer(memory, self._buffer.layout)
+        self._words = self._buffer.words = copy.words
+        self._buffer.table = self._store.table = copy.table
+        self._buffer.buffer = self._store.memory = memory
 
     # --- inside --------------------------------------------------------------------------
 

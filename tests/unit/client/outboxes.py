@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import cache
 
 from sidestep.client.outbox import Outbox
 from sidestep.client.segment import Large
@@ -19,6 +20,7 @@ Held = dict[int, bytes | None]
 """Records by number: their bytes, or None for one that was dropped."""
 
 
+@cache
 def tags_of(count: int) -> tuple[str, ...]:
     return tuple(map(str, range(count)))
 
@@ -44,6 +46,10 @@ class Box:
         self.outbox.put_scalars(tag_set, step, 2 * step, row)
         return encode_scalars(Scalars(number, step, 2 * step, row))
 
+    def fill(self, count: int) -> None:
+        """Put a row whose contents nobody asks for."""
+        self.outbox.put_scalars(self.tag_set(count), 1, 1, (1.0,) * count)
+
     def put_value(self, step: int, size: int) -> bytes:
         """Put a value with `size` bytes of data; returns the record that it makes."""
         total, pieces = value_record(step, size)
@@ -60,6 +66,7 @@ def new_box(nbytes: int = SMALLEST, prefix: str = "") -> Box:
     return Box(memory, Outbox(Buffer.create(memoryview(memory), HELLO), prefix))
 
 
+@cache
 def value_record(step: int, size: int) -> tuple[int, list[bytes | bytearray | memoryview]]:
     data = random.Random(step * 1_000_003 + size).randbytes(size)
     return encode_value(Value("blob", "v", step, 0, {}, [Array("uint8", (size,), data)]))
