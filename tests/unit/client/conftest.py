@@ -1,4 +1,4 @@
-"""What the client's tests share: places of their own, clients that end, and no thread left behind."""
+"""What the client's tests share: places of their own, clients that end, no thread left."""
 
 from __future__ import annotations
 

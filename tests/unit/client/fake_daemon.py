@@ -1,4 +1,4 @@
-"""A daemon in the test's own process: the real protocol, a list for a journal, and faults on demand."""
+"""A daemon in the test's own process: the real protocol, a list for a journal, faults."""
 
 from __future__ import annotations
 

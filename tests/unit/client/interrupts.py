@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, Self
 
 _LETS_SIGNALS_IN = ("RESUME", "CALL", "CALL_KW", "CALL_FUNCTION_EX", "JUMP_BACKWARD")
 
@@ -39,7 +39,7 @@ class Interrupter:
         self._happen = happen
         self._previous: dict[FrameType, tuple[str, tuple[int, ...]]] = {}
 
-    def __enter__(self) -> Interrupter:
+    def __enter__(self) -> Self:
         self._outer = sys.gettrace()
         sys.settrace(self._call)
         return self

@@ -240,7 +240,7 @@ REFUSED: list[tuple[Any, str]] = [
     ("text", "str is no value: expected int, float, bool, a numpy scalar, a 0-d tensor"),
     (None, "NoneType is no value"),
     (1j, "complex is no value"),
-    (Decimal("1"), "Decimal is no value"),
+    (Decimal(1), "Decimal is no value"),
     (Fraction(1, 2), "Fraction is no value"),
     ([1.0], "list is no value"),
     (2**2000, "an integer beyond the range of float64"),
@@ -595,7 +595,7 @@ def test_before_connect_it_is_counted_and_said_once(
     assert "call client.connect(...) once" in caplog.text
     assert sidestep.flush() is False
     assert sidestep.finish() is True
-    with pytest.raises(sidestep.ConfigurationError, match="before client.on_alarm"):
+    with pytest.raises(sidestep.ConfigurationError, match=r"before client\.on_alarm"):
         sidestep.on_alarm(print)
     monkeypatch.setenv("SIDESTEP_STRICT", "1")
     with pytest.raises(InvalidValueError, match="emit before connect"):

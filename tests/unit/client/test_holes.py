@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given, strategies as st
 
 from sidestep.client.holes import Hole, Holes
@@ -35,7 +37,7 @@ def test_they_are_in_order_disjoint_and_as_few_as_can_be(
 ) -> None:
     holes = list(build(added)[0])
     assert all(hole.first_seq <= hole.last_seq for hole in holes)
-    for hole, following in zip(holes, holes[1:], strict=False):
+    for hole, following in itertools.pairwise(holes):
         assert hole.last_seq < following.first_seq
         assert hole.reason != following.reason or hole.last_seq + 1 < following.first_seq
 

@@ -1,4 +1,4 @@
-"""A KeyboardInterrupt or a signal handler at any moment leaves an outbox that balances and works."""
+"""A KeyboardInterrupt or a signal at any moment leaves an outbox that balances and works."""
 
 from __future__ import annotations
 

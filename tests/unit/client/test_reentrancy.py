@@ -1,4 +1,4 @@
-"""Emitting from signal handlers, finalizers and many threads: no deadlock, nothing lost or doubled."""
+"""Emitting from signal handlers, finalizers and threads: no deadlock, nothing lost or doubled."""
 
 from __future__ import annotations
 
@@ -240,12 +240,12 @@ def test_finish_while_others_emit(connect: MakeClient) -> None:
         counts = [0, 0]
 
         def work(index: int) -> None:
-            emitting.wait()  # noqa: B023 - joined before the loop goes on
-            while client._live:  # noqa: B023
-                client.emit({"a": 1.0}, step=1)  # noqa: B023
-                counts[index] += 1  # noqa: B023
-            client.emit({"a": 1.0}, step=1)  # noqa: B023
-            counts[index] += 1  # noqa: B023
+            emitting.wait()
+            while client._live:
+                client.emit({"a": 1.0}, step=1)
+                counts[index] += 1
+            client.emit({"a": 1.0}, step=1)
+            counts[index] += 1
 
         workers = [threading.Thread(target=work, args=(index,)) for index in range(2)]
         for worker in workers:

@@ -247,11 +247,10 @@ def test_alarms_reach_the_callbacks(
 
 def test_a_callback_may_finish(connect: MakeClient, places: RuntimePaths) -> None:
     answers: list[bool] = []
-    with FakeDaemon(places) as daemon:
+    with FakeDaemon(places, credit=0) as daemon:
         client = connect()
         client.on_alarm(lambda _: answers.append(client.finish(600)))
         wait_for(lambda: client._sender.state is ClientState.READY)
-        daemon.credit = 0
         client.emit({"a": 1.0}, step=1)
         daemon.say(Alarm("t", "collapsed", 5, ""))
         wait_for(lambda: bool(answers))
