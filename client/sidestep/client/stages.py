@@ -63,6 +63,7 @@ class Stages:
             complete: called with a position in `numbers` and the float64s from there on, as
                 often as it takes to bring them all.
         """
+        self._heard = self._clock()
         staging = self._staging(index)
         for start in range(0, len(numbers), SLOT_NUMBERS):
 
@@ -74,6 +75,7 @@ class Stages:
 
     def stage_arrays(self, index: int, arrays: Sequence[Any], complete: Complete) -> None:
         """Start the transfer of the arrays of one value from device `index`."""
+        self._heard = self._clock()
         if not self._staging(index).stage_arrays(arrays, complete):
             self._on_drop(1)
 

@@ -166,7 +166,7 @@ class Staging:
         self._collecting = True
         try:
             while self._pending and self._pending[0].event.query():
-                self._land(self._pending[0])
+                self._land_first()
         except Exception:
             # The device has failed: what was under way there is lost, and what comes may be.
             self.give_up()
@@ -177,10 +177,14 @@ class Staging:
     def give_up(self) -> None:
         """Count what is under way as dropped."""
         while self._pending:
-            self._give_back(self._pending[0])
+            self._give_back(self._pending.popleft())
             self._on_drop(1)
 
-    def _land(self, arrived: _Pending) -> None:
+    def _land_first(self) -> None:
+        if not self._pending:
+            return  # given up meanwhile
+        arrived = self._pending[0]
+        del self._pending[0]
         try:
             arrived.land()
         except BaseException:
@@ -190,7 +194,6 @@ class Staging:
             self._give_back(arrived)
 
     def _give_back(self, pending: _Pending) -> None:
-        self._pending.popleft()
         self._pending_bytes -= pending.nbytes
         if pending.slot is not None and self._slots is not None:
             self._slots.append(pending.slot)

@@ -23,7 +23,7 @@ from sidestep.proto import RunSpec
 
 from .journal_reader import kinds_text, pack_spec, read_runs
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 _CHECKPOINT_BYTES: Final = 1 << 20
 _TRIM_ROWS: Final = 2000
 """Rows that one transaction deletes at most, so that it stays short."""

@@ -224,3 +224,15 @@ def test_a_killed_writer_leaves_rows_and_durable_seq_that_agree(path: str, commi
     assert durable >= said
     assert [int.from_bytes(row.data[:8], "little") for row in rows] == list(range(1, durable + 1))
     journal.close()
+
+
+def test_a_journal_of_another_version_is_put_aside(path: str) -> None:
+    old = sqlite3.connect(path)
+    old.execute("CREATE TABLE runs (id INTEGER PRIMARY KEY)")
+    old.execute("PRAGMA user_version = 1")
+    old.close()
+    said: list[str] = []
+    journal, _ = _filled_with_log(path, said)
+    journal.close()
+    assert "version 1" in said[0]
+    assert JournalReader(path).identity() > 0
