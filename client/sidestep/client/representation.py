@@ -97,7 +97,8 @@ def subsample(x: Any, max_rows: int) -> tuple[Any, int]:
 def moments(rows: Any, *, gram: bool) -> tuple[Any, ...]:
     """Mean (D,), cheap statistics (2,) = (std, norm), and centred Gram (D, D) if asked for.
 
-    Centred BEFORE the product: XᵀX − nμμᵀ in float32 loses a small spread beside a large mean.
+    Centred BEFORE the product: XᵀX − nμμᵀ in float32 loses a small spread beside a large mean. And
+    centred twice: the mean itself is rounded to float32, which would be taken for spread.
 
     Args:
         rows: float32, (n, D), on any device; n ≥ 2.
@@ -107,6 +108,9 @@ def moments(rows: Any, *, gram: bool) -> tuple[Any, ...]:
 
     mean = rows.mean(dim=0)
     centred = rows - mean
+    left = centred.mean(dim=0)
+    centred -= left
+    mean = mean + left
     variance = centred.square().sum(dim=0) / (rows.shape[0] - 1)
     std = variance.sqrt().mean()
     norm = torch.linalg.vector_norm(rows, dim=1).mean()

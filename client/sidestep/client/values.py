@@ -190,6 +190,8 @@ def as_array(value: Any, what: str) -> Any:
             raise InvalidValueError(
                 f"{what} takes a tensor or an array, not {type(value).__name__}: {error}"
             ) from None
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
     name = dtype_name(array)
     if name not in DTYPE_SIZES and not name.startswith(("bfloat16", "float8")):
         raise InvalidValueError(f"{what} of dtype {name}: expected real numbers")
@@ -205,8 +207,6 @@ def to_host(array: Any) -> Array:
             array = array.float()
         array = array.numpy()
     host = np.ascontiguousarray(array)
-    if host.dtype.byteorder == ">":
-        host = host.astype(host.dtype.newbyteorder("<"))
     flat: Any = host.reshape(-1).view(np.uint8)
     data = memoryview(flat) if host.size else b""
     # `array.shape`, since ascontiguousarray makes one dimension out of none.

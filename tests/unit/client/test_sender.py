@@ -249,7 +249,7 @@ def test_a_callback_may_finish(connect: MakeClient, places: RuntimePaths) -> Non
     answers: list[bool] = []
     with FakeDaemon(places, credit=0) as daemon:
         client = connect()
-        client.on_alarm(lambda _: answers.append(client.finish(600)))
+        client.on_alarm(lambda _: answers.append(client.finish(0.2)))
         wait_for(lambda: client._sender.state is ClientState.READY)
         client.emit({"a": 1.0}, step=1)
         daemon.say(Alarm("t", "collapsed", 5, ""))

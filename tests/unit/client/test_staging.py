@@ -1,4 +1,4 @@
-"""Values on a device: staged without waiting, handed over in order, dropped and counted when busy."""
+"""Values on a device: staged without waiting, handed over in order, dropped when it is busy."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from sidestep import client as sidestep
-from sidestep.client.staging import MAX_PENDING_BYTES, SLOT_NUMBERS, SLOTS, Staging
 from sidestep.client.stages import Stages
+from sidestep.client.staging import MAX_PENDING_BYTES, SLOT_NUMBERS, SLOTS, Staging
 from tests.support.clock import Clock
 from tests.unit.client.conftest import MakeClient
 from tests.unit.client.emitted import numbers, rows, values
