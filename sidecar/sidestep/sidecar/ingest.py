@@ -15,6 +15,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import replace
 from typing import Final
 
 import zmq
@@ -305,7 +307,11 @@ class Ingest(threading.Thread):
             self._journal.last_row,
             dict(self._journal.totals),
             dict(self._clients.runs),
-            tuple(self._clients),
+            # Copies: what the next round has not committed must not be seen.
+            tuple(
+                replace(entry, row=copy(entry.row), session=copy(entry.session))
+                for entry in self._clients
+            ),
             self._storage_error,
             len(self._adoptions),
             self._scanned,
