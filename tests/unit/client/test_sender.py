@@ -438,5 +438,5 @@ def test_the_descriptors_of_a_finished_client_are_given_back(
             client.emit({"a": 1.0}, step=1)
             assert client.finish(LONG_S)
         assert descriptors() == before
-        assert Path("/proc/self/maps").read_text().count(".outbox") == maps == 0
+        assert Path("/proc/self/maps").read_text().count(".outbox") == maps
         assert client not in emitter._living
