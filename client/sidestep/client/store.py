@@ -305,7 +305,6 @@ class Store:
         start, end = self.offset(segment, first_seq), self.offset(segment, last_seq + 1)
         stubs = segment.stubs_before(end) - segment.stubs_before(start)
         nbytes = end - start - STUB.size * stubs
-        segment.mark(first_seq, start)
         segment.mark(last_seq + 1, end)
         segment.refused.append((last_seq, nbytes))
         self._dropped += last_seq - first_seq + 1 - stubs

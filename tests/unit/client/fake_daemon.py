@@ -65,7 +65,7 @@ class FakeDaemon:
         self.credit = credit
         self.undefined = 0
         self.said: list[Message] = []
-        self._to_say: list[Message] = []
+        self._to_say: list[Message | bytes] = []
         self._paths = paths
         self._answer = answer
         self._stop = threading.Event()
@@ -93,8 +93,8 @@ class FakeDaemon:
                 rows.append((known.tag_sets[scalars.tag_set], scalars.step, scalars.values))
         return rows
 
-    def say(self, message: Message) -> None:
-        """Send a message to all clients."""
+    def say(self, message: Message | bytes) -> None:
+        """Send a message, or any other frame, to all clients."""
         self._to_say.append(message)
 
     # --- the thread --------------------------------------------------------------------------
@@ -114,8 +114,9 @@ class FakeDaemon:
                         socket.send_multipart([identity, encode(message)])
                 while self._to_say:
                     message = self._to_say.pop()
+                    frame = message if isinstance(message, bytes) else encode(message)
                     for identity in self._identities:
-                        socket.send_multipart([identity, encode(message)])
+                        socket.send_multipart([identity, frame])
         finally:
             context.destroy(linger=0)
 

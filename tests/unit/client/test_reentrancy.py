@@ -36,7 +36,9 @@ def emit(client: sidestep.Client, what: str, number: int) -> None:
 
 def emitted(client: sidestep.Client) -> Counter[int]:
     """How often each number lies in the outbox."""
-    found = [int(value) for row in numbers(client) for value in row.values()]
+    pairs = [pair for row in numbers(client) for pair in row.items()]
+    assert all(tag in ("known", f"new/{value:.0f}") for tag, value in pairs)
+    found = [int(value) for _, value in pairs]
     return Counter(found + [int(str(value.info["text"])) for value in values(client)])
 
 

@@ -405,6 +405,56 @@ def test_it_does_not_spin_while_it_waits(
         assert time.thread_time() - cpu < 0.05
 
 
+def test_a_full_queue_is_tried_again(
+    connect: MakeClient, places: RuntimePaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = connect(outbox_bytes=4 << 20)
+    for step in range(300):
+        client.emit({f"a/{step % 5}": float(step)}, step=step)
+    client.emit({"t": sidestep.Text("x" * 200_000)}, step=1)
+    send = client._sender._send
+    tries = 0
+
+    def often_full(socket: Any, message: Message) -> bool:
+        nonlocal tries
+        tries += 1
+        return tries % 7 != 0 and send(socket, message)
+
+    with FakeDaemon(places) as daemon:
+        wait_for(lambda: client._sender.state is ClientState.READY)
+        monkeypatch.setattr(client._sender, "_send", often_full)
+        client.emit({"last": 1.0}, step=300)
+        for _ in range(20):
+            client.emit({"t": sidestep.Text("x" * 9_000)}, step=1)
+        assert client.flush(LONG_S)
+    assert [step for _, step, _ in daemon.rows()] == list(range(301))
+    (known,) = daemon.clients.values()
+    assert len(known.records) == 322
+    assert daemon.undefined == 0
+
+
+def test_what_is_not_understood_is_passed_over(connect: MakeClient, places: RuntimePaths) -> None:
+    client = connect()
+    with FakeDaemon(places) as daemon:
+        wait_for(lambda: client._sender.state is ClientState.READY)
+        for frame in (b"", b"junk", b"SDS\x63x", b"SDS\x01\x92\xa3new\x80"):
+            daemon.say(frame)
+        client.emit({"a": 1.0}, step=1)
+        assert client.flush(LONG_S)
+    assert len(daemon.rows()) == 1
+
+
+def test_an_emit_that_comes_after_the_seal_is_counted(connect: MakeClient) -> None:
+    client = connect()
+    client.emit({"a": 1.0}, step=1)
+    client._outbox.seal()  # as finish() does, between two looks of this thread
+    client.emit({"a": 1.0, "b": 2.0}, step=2)
+    client.emit({"a": 1.0}, step=3)
+    client.emit({"text": sidestep.Text("x")}, step=4)
+    stats = client.stats()
+    assert (stats.emitted, stats.rejected) == (1, 4)
+
+
 # --- the pipe ------------------------------------------------------------------------------------
 
 
