@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from .config_file import ConfigurationError
     from .emitter import Client, Reduce
     from .representation import Representation
-    from .values import Histogram, Image, InvalidValueError, Text, Value
+    from .values import InvalidValueError, Value
+    from .values.histogram import Histogram
+    from .values.image import Image
+    from .values.text import Text
 
 # Modules by the name that they are asked for here. A trainer that only imports this, and perhaps
 # never connects, pays for nothing.
@@ -25,13 +28,13 @@ _HOMES = {
     "Alarm": "sidestep.proto",
     "Client": ".emitter",
     "ConfigurationError": ".config_file",
-    "Histogram": ".values",
-    "Image": ".values",
+    "Histogram": ".values.histogram",
+    "Image": ".values.image",
     "InvalidValueError": ".values",
     "Representation": ".representation",
     "SidestepError": "sidestep.proto",
     "Stats": ".books",
-    "Text": ".values",
+    "Text": ".values.text",
     "Value": ".values",
 }
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings, strategies as st
 
 from sidestep.proto import Array, Value
 from sidestep.sidecar.sinks.base import SinkUnusableError
+from sidestep.sidecar.sinks.rendering.pixels import pixels_of
 from sidestep.sidecar.sinks.wandb_file import RecordReader, cut
 from sidestep.sidecar.sinks.wandb_rows import Row, key_of
 from sidestep.sidecar.sinks.wandb_run import (
@@ -20,7 +21,8 @@ from sidestep.sidecar.sinks.wandb_run import (
     checked_settings,
     without_key,
 )
-from sidestep.sidecar.sinks.wandb_values import _buckets, _pixels, object_of
+from sidestep.sidecar.sinks.wandb_values import object_of
+from sidestep.sidecar.sinks.wandb_values.histograms import _buckets
 from tests.support.wandb_file import BLOCK, payloads
 
 HEADER = struct.pack("<4sHB", b":W&B", 0xBEE1, 0)
@@ -181,11 +183,11 @@ def test_buckets_of_large_arrays_are_numpys(dtype: str) -> None:
 
 def test_pixels_of_every_layout() -> None:
     pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
-    assert (_pixels(pixels, "HWC") == pixels).all()
-    assert (_pixels(pixels.transpose(2, 0, 1), "CHW") == pixels).all()
-    assert (_pixels(pixels[:, :, 0], "HW")[:, :, 0] == pixels[:, :, 0]).all()
+    assert (pixels_of(pixels, "HWC") == pixels).all()
+    assert (pixels_of(pixels.transpose(2, 0, 1), "CHW") == pixels).all()
+    assert (pixels_of(pixels[:, :, 0], "HW")[:, :, 0] == pixels[:, :, 0]).all()
     shades = np.array([[np.nan, -1, 0, 0.5, 1, 2, np.inf]], np.float16)
-    assert _pixels(shades, "HW").ravel().tolist() == [0, 0, 0, 127, 255, 255, 255]
+    assert pixels_of(shades, "HW").ravel().tolist() == [0, 0, 0, 127, 255, 255, 255]
 
 
 BAD = [

@@ -1,0 +1,1 @@
+"""What the sinks have in common when they make a value visible: arrays, pixels, buckets."""

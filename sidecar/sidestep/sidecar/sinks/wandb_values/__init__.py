@@ -1,0 +1,47 @@
+"""Values that are no plain numbers to W&B's data types: one function for each kind.
+
+To add a kind, write a renderer and name it in `RENDERERS`. It may raise anything but an OSError to
+say that a value cannot be shown: the sink skips and counts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from sidestep.proto import Value
+
+from .histograms import histogram
+from .images import image
+from .text import text
+
+Renderer = Callable[[Value], object]
+"""Makes the W&B data type that shows a value."""
+
+RENDERERS: Final[Mapping[str, Renderer]] = {
+    "histogram": histogram,
+    "image": image,
+    "text": text,
+}
+"""What shows which kind of value."""
+
+IGNORED: Final = frozenset({"moments"})
+"""Kinds that are for the derivers alone."""
+
+
+def object_of(value: Value) -> object:
+    """The W&B data type that shows `value`.
+
+    Raises:
+        ValueError: nothing here shows values of this kind, or this one is not as its kind says.
+        OSError: a file that wandb makes of it cannot be written.
+    """
+    render = RENDERERS.get(value.kind)
+    if render is None:
+        raise ValueError(f"W&B has nothing for values of kind {value.kind!r:.80}")
+    try:
+        return render(value)
+    except OSError:  # a full disk, not a bad value
+        raise
+    except Exception as error:
+        raise ValueError(str(error)) from error
