@@ -180,7 +180,7 @@ def test_base_install_needs_msgpack_and_pyzmq_alone(wheel: zipfile.ZipFile) -> N
     base = {canonicalize_name(need.name) for need in needed if not need.marker}
     assert base == {"msgpack", "pyzmq"}
     extras = set(metadata.get_all("Provides-Extra", []))
-    assert extras == {"torch", "sidecar", "wandb", "all", "dev"}
+    assert extras == {"torch", "sidecar", "wandb", "lightning", "transformers", "all", "dev"}
 
 
 @pytest.fixture(scope="module")
