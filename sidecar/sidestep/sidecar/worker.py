@@ -20,12 +20,12 @@ from dataclasses import replace
 from typing import Any, Final, cast
 
 from sidestep.proto import RemoteProtocolError, RunSpec
+from sidestep.proto.naming import safe_name
 
 from . import cursor_file
 from .channel import Channel, ChannelClosedError
 from .cursor_file import Cursor
 from .journal_reader import JournalReader, Row, unpack_spec
-from .naming import safe_name
 from .points import Points, read_points
 from .sinks.base import Sink, SinkContext, SinkUnusableError
 
@@ -49,6 +49,10 @@ def open_sink(name: str) -> Sink:
         from .sinks.wandb import WandbSink
 
         return WandbSink()
+    if name == "archive":
+        from .sinks.archive import ArchiveSink
+
+        return ArchiveSink()
     raise ValueError(f"unknown sink {name!r}")
 
 
@@ -56,7 +60,7 @@ _ONE_PER_PROCESS: Final = frozenset({"wandb"})
 """Sinks whose library has global state: after a failure only a new process can open them again."""
 
 # W&B's commit is a round trip to its own service; TensorBoard's is one write.
-_INTERVAL_S: Final = {"tensorboard": 0.05, "wandb": 0.5}
+_INTERVAL_S: Final = {"tensorboard": 0.05, "wandb": 0.5, "archive": 0.1}
 
 
 class Worker:
@@ -252,11 +256,11 @@ def _listen(channel: Channel, inbox: queue.SimpleQueue[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Run as a process: ``python -m sidestep.sidecar.worker FD``."""
+    """Run as a process: ``python -m sidestep.sidecar.worker SINK FD``."""
     # A terminal's Ctrl-C reaches the whole group; the daemon says when it is time to go.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    channel = Channel(socket.socket(fileno=int(sys.argv[-1])))
     inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(channel, inbox), name="channel", daemon=True).start()
     task = inbox.get()

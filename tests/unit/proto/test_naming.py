@@ -7,7 +7,7 @@ import os
 import pytest
 from hypothesis import given, strategies as st
 
-from sidestep.sidecar.naming import safe_name
+from sidestep.proto.naming import safe_name
 
 
 @given(st.text())
