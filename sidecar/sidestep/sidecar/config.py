@@ -42,6 +42,9 @@ class SidecarSettings(BaseSettings):
     history_mb: int = Field(
         64, ge=0, description="MiB of what is written everywhere that are kept, for tail --history."
     )
+    archive: bool = Field(
+        True, description="Keep every run's numbers in float64 under LOG_DIR/scalars, for export."
+    )
     sample_interval_s: float = Field(
         10.0, gt=0, description="Seconds between two system/* values of a run."
     )

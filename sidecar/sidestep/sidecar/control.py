@@ -13,7 +13,7 @@ from . import history, status
 from .drain import Drain
 from .ingest import Ingest
 from .journal_reader import JournalReader
-from .supervisor import Supervisor
+from .supervisor import SinkHandle, Supervisor
 
 _MAX_REQUEST_BYTES: Final = 1 << 20
 _HISTORY_POINTS: Final = 10_000
@@ -78,12 +78,16 @@ class Control:
             if not drain.done:
                 self._advance(drain)
 
-    def new_drain(self) -> tuple[int, Drain]:
-        """A question for everything that is journalled by now, and its token."""
+    def new_drain(self, wanted: Callable[[SinkHandle], bool] | None = None) -> tuple[int, Drain]:
+        """A question for everything that is journalled by now, and its token.
+
+        Args:
+            wanted: the sinks that must have written it; None for all.
+        """
         if len(self._drains) >= _MAX_DRAINS:
             self._drains.pop(next(iter(self._drains)))
         token = time.monotonic_ns()
-        drain = self._drains[token] = Drain(self._ingest.scan())
+        drain = self._drains[token] = Drain(self._ingest.scan(), wanted)
         return token, drain
 
     def status(self) -> dict[str, Any]:
@@ -119,7 +123,7 @@ class Control:
             case "status":
                 return self.status()
             case "drain":
-                return self._reply_drain(request.get("token"))
+                return self._reply_drain(request)
             case "history":
                 return self._reply_history(request)
             case "stop":
@@ -128,9 +132,10 @@ class Control:
             case op:
                 return {"error": f"unknown request {op!r}"}
 
-    def _reply_drain(self, token: Any) -> dict[str, Any]:
+    def _reply_drain(self, request: dict[str, Any]) -> dict[str, Any]:
+        token = request.get("token")
         if token is None:
-            token, drain = self.new_drain()
+            token, drain = self.new_drain(_sinks_of(request))
         elif token in self._drains:
             drain = self._drains[token]
         else:
@@ -140,7 +145,10 @@ class Control:
 
     def _advance(self, drain: Drain) -> None:
         snapshot = self._ingest.snapshot
-        drain.advance(snapshot, self._supervisor, {run.id for run, _ in snapshot.live_runs()})
+        live = {run.id for run, _ in snapshot.live_runs()}
+        # A run that has only just come must have its sinks before they are asked.
+        self._supervisor.tick(snapshot, live)
+        drain.advance(snapshot, self._supervisor, live)
 
     def _reply_history(self, request: dict[str, Any]) -> dict[str, Any]:
         snapshot = self._ingest.snapshot
@@ -171,3 +179,16 @@ class Control:
             "points": points,
             "runs": runs,
         }
+
+
+def _sinks_of(request: dict[str, Any]) -> Callable[[SinkHandle], bool] | None:
+    """The sinks that a request names by `sink`, `run` and `log_dir`; None for all."""
+    wanted = {key: request[key] for key in ("sink", "run", "log_dir") if key in request}
+    if not wanted:
+        return None
+
+    def is_wanted(sink: SinkHandle) -> bool:
+        its = {"sink": sink.name, "run": sink.spec.name, "log_dir": sink.spec.log_dir}
+        return all(its[key] == value for key, value in wanted.items())
+
+    return is_wanted

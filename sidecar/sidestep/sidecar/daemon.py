@@ -102,7 +102,12 @@ class Daemon:
             raise self._ingest.failed
         self._reader = JournalReader(self._journal_path)
         self._supervisor = Supervisor(
-            self._journal_path, self._reader.identity(), cursors, umask, self._log
+            self._journal_path,
+            self._reader.identity(),
+            cursors,
+            umask,
+            self._log,
+            archive=self._settings.archive,
         )
         self._deriver = Child(
             ["sidestep.sidecar.derive.worker"], lambda: start_message(self._journal_path)

@@ -7,6 +7,7 @@ that have ended are closed, so that their files are complete.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,12 +21,14 @@ class Drain:
 
     Attributes:
         scan: the scan for dead outboxes that must be over.
+        wanted: which sinks must have written it, and need not be closed; None for all.
         done: everything is written.
         failed: why it never will be, as a sentence.
         pending: (sink, records) that are still to be written.
     """
 
     scan: int
+    wanted: Callable[[SinkHandle], bool] | None = None
     done: bool = False
     failed: str | None = None
     pending: list[tuple[SinkHandle, int]] = field(default_factory=list[tuple[SinkHandle, int]])
@@ -50,8 +53,11 @@ class Drain:
         self.pending = [
             (sink, max(0, self._totals.get(sink.run_id, 0) - sink.cursor.total))
             for sink in supervisor.sinks()
-            if self._totals.get(sink.run_id, 0) > sink.cursor.total
-            or (sink.run_id not in live_runs and sink.child.running)
+            if (self.wanted is None or self.wanted(sink))
+            and (
+                self._totals.get(sink.run_id, 0) > sink.cursor.total
+                or (self.wanted is None and sink.run_id not in live_runs and sink.child.running)
+            )
         ]
         broken = next((sink for sink, lag in self.pending if lag and sink.state == "failed"), None)
         if broken is not None:

@@ -62,6 +62,7 @@ class Supervisor:
         cursor_dir: where their cursors are; must exist.
         umask: for what the sinks write: the user's own, not the daemon's private one.
         log: says something to the daemon's log.
+        archive: whether runs are to have an archive.
         clock: monotonic seconds.
     """
 
@@ -72,9 +73,12 @@ class Supervisor:
         cursor_dir: str,
         umask: int,
         log: Callable[[str], None],
+        *,
+        archive: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._umask = umask
+        self._archive = archive
         self._journal_path = journal_path
         self._journal = journal
         self._cursor_dir = cursor_dir
@@ -103,7 +107,7 @@ class Supervisor:
         """Start, tell, close: whatever each sink needs now."""
         now = self._clock()
         for run_id, run in snapshot.runs.items():
-            for name in _wanted(run.spec):
+            for name in _wanted(run.spec, archive=self._archive):
                 sink = self._sinks.get((run_id, name))
                 if sink is None:
                     sink = self._sinks[run_id, name] = self._handle(run_id, run.spec, name)
@@ -153,7 +157,11 @@ class Supervisor:
             }
 
         return SinkHandle(
-            run_id, name, Child([_WORKER], greet), cursor_file.load(path, self._journal)
+            # Its name is for those who look at the list of processes.
+            run_id,
+            name,
+            Child([_WORKER, name], greet),
+            cursor_file.load(path, self._journal),
         )
 
     def _tick_sink(self, sink: SinkHandle, lag: int, live: bool, now: float) -> None:
@@ -204,6 +212,10 @@ class Supervisor:
         self._log(f"{sink.name} of run {sink.spec.name!r}: {sink.error}")
 
 
-def _wanted(spec: RunSpec) -> list[str]:
-    names = ["tensorboard"] if spec.tensorboard else []
-    return [*names, "wandb"] if spec.wandb is not None else names
+def _wanted(spec: RunSpec, *, archive: bool) -> list[str]:
+    wanted = {
+        "tensorboard": bool(spec.tensorboard),
+        "wandb": spec.wandb is not None,
+        "archive": archive,
+    }
+    return [name for name, is_wanted in wanted.items() if is_wanted]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -42,6 +42,7 @@ def await_drained(
     timeout_s: float | None,
     progress: Progress | None = None,
     wait: Callable[[float], None] = time.sleep,
+    only: Mapping[str, object] | None = None,
 ) -> bool:
     """Wait until all that was journalled when `token` was made is written by every sink.
 
@@ -51,6 +52,7 @@ def await_drained(
         timeout_s: how long to wait; None means for ever.
         progress: is told what is left.
         wait: sleeps.
+        only: wait for the sinks alone that have these properties: `sink`, `run`, `log_dir`.
 
     Returns:
         True once it is written, False at the timeout.
@@ -66,7 +68,7 @@ def await_drained(
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0 and pause_s > _FIRST_PAUSE_S:
             return False
-        fields = {} if token is None else {"token": token}
+        fields = dict(only or {}) if token is None else {"token": token}
         try:
             reply = control.request("drain", _patience(left), **fields)
         except NoAnswerError:
