@@ -1,4 +1,4 @@
-"""The run's name as a folder: `safe_name`, which clients need too, where the daemon looks for it."""
+"""The run's name as a folder: `safe_name`, of proto, since clients say where files lie too."""
 
 from sidestep.proto.naming import safe_name
 
