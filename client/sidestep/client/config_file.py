@@ -12,7 +12,7 @@ from sidestep.proto import SidestepError
 from .plain import plain_config
 
 _BLOCKS: Final = ("logging", "sidecar")
-_LOGGING_KEYS: Final = ("experiment_name", "log_dir", "log_frequency", "wandb", "tensorboard")
+LOGGING_KEYS: Final = ("experiment_name", "log_dir", "log_frequency", "wandb", "tensorboard")
 _TENSORBOARD_KEYS: Final = ("enabled",)
 _WANDB_KEYS: Final = ("enabled", "project", "entity", "tags", "mode", "id", "group", "notes")
 
@@ -30,12 +30,14 @@ class LoggingBlock:
         log_dir: where event files go.
         tensorboard: whether to write TensorBoard event files.
         wandb: settings of the W&B run, or None for none.
+        log_frequency: steps between two looks of a trainer that asks for it.
     """
 
     experiment_name: Any = None
     log_dir: Any = None
     tensorboard: bool | None = None
     wandb: dict[str, object] | None = None
+    log_frequency: int | None = None
 
 
 def read(path: str | None) -> LoggingBlock:
@@ -69,13 +71,14 @@ def logging_block(block: Any, where: str = "logging") -> LoggingBlock:
     """
     if block is None:
         return LoggingBlock()
-    known_keys(block, _LOGGING_KEYS, where)
+    known_keys(block, LOGGING_KEYS, where)
     given = cast("Mapping[str, Any]", block)
     return LoggingBlock(
         given.get("experiment_name"),
         given.get("log_dir"),
         _enabled(given.get("tensorboard"), _TENSORBOARD_KEYS, f"{where}.tensorboard"),
         _wandb(given.get("wandb"), f"{where}.wandb"),
+        _frequency(given.get("log_frequency"), f"{where}.log_frequency"),
     )
 
 
@@ -91,6 +94,12 @@ def known_keys(block: Any, known: tuple[str, ...], where: str) -> None:
         if key not in known:
             near = get_close_matches(str(key), known, 1, 0.0)[0]
             raise ConfigurationError(f"{where}: unknown key {key!r}; did you mean {near!r}?")
+
+
+def _frequency(steps: Any, where: str) -> int | None:
+    if steps is not None and (type(steps) is not int or steps < 1):
+        raise ConfigurationError(f"{where} must be a number of steps, 1 or more, not {steps!r}")
+    return steps
 
 
 def _enabled(block: Any, known: tuple[str, ...], where: str) -> bool | None:

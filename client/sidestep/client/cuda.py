@@ -94,3 +94,20 @@ def device_uuids() -> tuple[str, ...]:
         return tuple(str(torch.cuda.get_device_properties(i).uuid) for i in range(count))
     except Exception:  # noqa: BLE001 - without a working driver there is nothing to say
         return ()
+
+
+def memory_gb() -> dict[str, float]:
+    """What torch has allocated and reserved on each CUDA device, if it uses CUDA at all.
+
+    Returns:
+        ``system/gpu{i}_memory_allocated_gb`` and ``…_reserved_gb`` by torch's index, in GB of 1e9
+        bytes.
+    """
+    torch: Any = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return {}
+    values: dict[str, float] = {}
+    for i in range(torch.cuda.device_count()):
+        values[f"system/gpu{i}_memory_allocated_gb"] = torch.cuda.memory_allocated(i) / 1e9
+        values[f"system/gpu{i}_memory_reserved_gb"] = torch.cuda.memory_reserved(i) / 1e9
+    return values

@@ -119,6 +119,16 @@ class Client:
             environ["SIDESTEP_ENDPOINT"] = settings.endpoint
         return Launcher(settings.paths, environ)
 
+    @property
+    def run(self) -> str:
+        """The run's name, also where nobody gave one."""
+        return self._settings.run.run
+
+    @property
+    def log_dir(self) -> str:
+        """The absolute path of the directory where the run's files go."""
+        return self._settings.run.log_dir
+
     # --- the trainer's calls -----------------------------------------------------------------
 
     def emit(

@@ -13,6 +13,20 @@ def plain_config(config: Mapping[Any, Any]) -> dict[str, object]:
     return _mapping(config, 0)
 
 
+def flat_config(config: Mapping[Any, Any]) -> dict[str, bool | int | float | str]:
+    """A configuration of one level: nested names are joined with "/".
+
+    Numbers, bools and texts stay what they are; everything else becomes its text.
+    """
+    flat: dict[str, bool | int | float | str] = {}
+    for key, value in _mapping(config, 0).items():
+        if isinstance(value, dict) and value:
+            flat |= {f"{key}/{name}": item for name, item in flat_config(value).items()}
+        else:
+            flat[key] = value if isinstance(value, (bool, int, float, str)) else _text(value)
+    return flat
+
+
 def _mapping(config: Mapping[Any, Any], depth: int) -> dict[str, object]:
     return {_text(key): _plain(value, depth) for key, value in config.items()}
 
