@@ -80,7 +80,9 @@ def test_worker_of_one_run_does_not_delay_another(sandbox: Sandbox, train: Train
 
 
 def next_worker(sandbox: Sandbox, dead: set[int]) -> Process:
-    """A sink's worker that is not one of `dead`."""
+    """A worker of TensorBoard's that is not one of `dead`."""
     return wait_until(
-        lambda: [p for p in sandbox.workers() if p.pid not in dead], 60, "no worker came"
+        lambda: [p for p in sandbox.workers("tensorboard") if p.pid not in dead],
+        60,
+        "no worker came",
     )[0]

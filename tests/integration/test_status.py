@@ -60,7 +60,7 @@ def test_json_has_what_is_promised(sandbox: Sandbox, connect: Connect) -> None:
         for key, kind in SINK.items():
             assert isinstance(sink[key], kind), key
         assert "error" in sink
-    assert [sink["name"] for sink in run["sinks"]] == ["tensorboard"]
+    assert [sink["name"] for sink in run["sinks"]] == ["tensorboard", "archive"]
     assert isinstance(answer["gpus"], list)
     assert isinstance(answer["host"], dict)
     assert made.finish(30)

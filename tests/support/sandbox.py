@@ -280,9 +280,9 @@ class Sandbox:
         """Processes that are a daemon, ready or not."""
         return [p for p in self.processes() if _is_command(p, "sidestep.sidecar", "serve")]
 
-    def workers(self) -> list[Process]:
-        """The sinks' workers."""
-        return [p for p in self.processes() if _is_command(p, "sidestep.sidecar.worker")]
+    def workers(self, *sink: str) -> list[Process]:
+        """The sinks' workers; with a name, those of the sinks called so."""
+        return [p for p in self.processes() if _is_command(p, "sidestep.sidecar.worker", *sink)]
 
     def close(self) -> None:
         """End every process, show the logs (pytest shows them when a test failed), remove all."""
