@@ -18,24 +18,33 @@ if TYPE_CHECKING:
     from .emitter import Client, Reduce
     from .representation import Representation
     from .values import InvalidValueError, Value
+    from .values.audio import Audio
+    from .values.figure import Figure
     from .values.histogram import Histogram
-    from .values.image import Image
+    from .values.image import Image, Images
+    from .values.masked_image import MaskedImage
     from .values.text import Text
+    from .values.video import Video
 
 # Modules by the name that they are asked for here. A trainer that only imports this, and perhaps
 # never connects, pays for nothing.
 _HOMES = {
     "Alarm": "sidestep.proto",
+    "Audio": ".values.audio",
     "Client": ".emitter",
     "ConfigurationError": ".config_file",
+    "Figure": ".values.figure",
     "Histogram": ".values.histogram",
     "Image": ".values.image",
+    "Images": ".values.image",
     "InvalidValueError": ".values",
+    "MaskedImage": ".values.masked_image",
     "Representation": ".representation",
     "SidestepError": "sidestep.proto",
     "Stats": ".books",
     "Text": ".values.text",
     "Value": ".values",
+    "Video": ".values.video",
 }
 
 _default: Client | None = None
@@ -48,7 +57,7 @@ def connect(
     log_dir: str | os.PathLike[str] | None = None,
     config: Mapping[str, Any] | None = None,
     tags: Iterable[str] = (),
-    tensorboard: bool | None = None,
+    tensorboard: bool | Mapping[str, Any] | None = None,
     wandb: bool | Mapping[str, Any] | None = None,
     endpoint: str | None = None,
     autostart: bool = True,
@@ -70,7 +79,9 @@ def connect(
             exist, and may be full or read-only: that is the daemon's trouble.
         config: hyperparameters, for W&B and the journal.
         tags: labels of the run.
-        tensorboard: whether to write TensorBoard event files (default yes).
+        tensorboard: whether to write TensorBoard event files (default yes); or a mapping:
+            ``folder`` ("." for event files in `log_dir` itself instead of
+            ``LOG_DIR/tensorboard/RUN``) and ``suffix`` (what ends the files' names).
         wandb: None or False for no W&B, True, or a mapping (``project``, ``entity``, ``tags``,
             ``mode``, ``id``, ...).
         endpoint: the daemon's ZeroMQ address; `$SIDESTEP_ENDPOINT`, else the node's own.
@@ -198,16 +209,21 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "Alarm",
+    "Audio",
     "Client",
     "ConfigurationError",
+    "Figure",
     "Histogram",
     "Image",
+    "Images",
     "InvalidValueError",
+    "MaskedImage",
     "Representation",
     "SidestepError",
     "Stats",
     "Text",
     "Value",
+    "Video",
     "connect",
     "emit",
     "finish",

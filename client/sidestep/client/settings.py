@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from sidestep.proto import Hello, LocalProtocolError, RunSpec, SidestepError, encode
+from sidestep.proto.limits import MAX_SUFFIX_BYTES
 from sidestep.proto.paths import (
     DEFAULT_LOG_DIR,
     MAX_SOCKET_PATH_BYTES,
@@ -20,13 +21,14 @@ from sidestep.proto.paths import (
 )
 
 from . import config_file
-from .config_file import ConfigurationError
+from .config_file import ConfigurationError, known_keys
 from .plain import plain_config
 
 _MIN_OUTBOX_BYTES: Final = 256 << 10
 _MAX_OUTBOX_BYTES: Final = 1 << 40
 _MAX_RUN_BYTES: Final = 1024
 _MAX_PORT: Final = 65535
+_TENSORBOARD_KEYS: Final = ("folder", "suffix")
 _ADJECTIVES: Final = (
     *("amber", "brisk", "calm", "deft", "eager", "fond"),
     *("glad", "hazel", "ivory", "jade", "keen", "lucid"),
@@ -79,7 +81,7 @@ def resolve(
     log_dir: str | os.PathLike[str] | None,
     config: Mapping[str, Any] | None,
     tags: Iterable[str],
-    tensorboard: bool | None,
+    tensorboard: bool | Mapping[str, Any] | None,
     wandb: bool | Mapping[str, Any] | None,
     endpoint: str | None,
     autostart: bool,
@@ -116,7 +118,7 @@ def resolve(
     spec = RunSpec(
         _run_name(_first(run, environ.get("SIDESTEP_RUN"), file.experiment_name)),
         _log_dir(_first(log_dir, environ.get("SIDESTEP_LOG_DIR"), file.log_dir, DEFAULT_LOG_DIR)),
-        _switch("tensorboard", _first(tensorboard, file.tensorboard, True)),
+        _tensorboard(_first(tensorboard, file.tensorboard, True)),
         _wandb(wandb, file.wandb),
         _config(config),
         _tags(tags),
@@ -194,6 +196,34 @@ def _tags(tags: Any) -> tuple[str, ...]:
     if isinstance(tags, str) or not isinstance(tags, Iterable):
         raise ConfigurationError("tags must be a list of str")
     return tuple(_text("a tag", tag) for tag in tags)
+
+
+def _tensorboard(tensorboard: Any) -> bool | dict[str, object]:
+    if isinstance(tensorboard, bool):
+        return tensorboard
+    if not isinstance(tensorboard, Mapping):
+        raise ConfigurationError(
+            "tensorboard must be True, False or a mapping (folder, suffix), not "
+            f"{type(tensorboard).__name__}"
+        )
+    known_keys(tensorboard, _TENSORBOARD_KEYS, "tensorboard")
+    given = cast("Mapping[str, Any]", tensorboard)
+    folder, suffix = given.get("folder"), given.get("suffix")
+    if folder not in (None, "."):
+        raise ConfigurationError(
+            "tensorboard's folder is None (LOG_DIR/tensorboard/RUN) or '.' (LOG_DIR itself), not "
+            f"{folder!r:.100}"
+        )
+    chosen: dict[str, object] = {} if folder is None else {"folder": "."}
+    if suffix:
+        text = _text("tensorboard's suffix", suffix)
+        if "/" in text or "\0" in text or len(text.encode()) > MAX_SUFFIX_BYTES:
+            raise ConfigurationError(
+                f"tensorboard's suffix ends the names of event files: at most {MAX_SUFFIX_BYTES} "
+                f"bytes without '/', not {text!r:.120}"
+            )
+        chosen["suffix"] = text
+    return chosen or True
 
 
 def _wandb(wandb: Any, file: dict[str, object] | None) -> dict[str, object] | None:

@@ -24,6 +24,7 @@ from .limits import (
     MAX_NAME_BYTES,
     MAX_RECORD_BYTES,
     MAX_SEQ,
+    MAX_SUFFIX_BYTES,
     MAX_TAGS_PER_RECORD,
     PROTOCOL_VERSION,
 )
@@ -162,12 +163,6 @@ def _blob(low: int, high: int) -> _Check:
     return check
 
 
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise RemoteProtocolError("malformed", "expected true or false")
-    return value
-
-
 def _settings(value: object) -> dict[str, object]:
     if not isinstance(value, dict):
         raise RemoteProtocolError("malformed", "expected a map")
@@ -175,6 +170,22 @@ def _settings(value: object) -> dict[str, object]:
     if len(cast("bytes", msgpack.packb(settings))) > MAX_CONFIG_BYTES:
         raise RemoteProtocolError("too_large", f"a map of over {MAX_CONFIG_BYTES} bytes")
     return settings
+
+
+def _tensorboard(value: object) -> bool | dict[str, object]:
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, dict):
+        raise RemoteProtocolError("malformed", "expected true, false or a map")
+    given = cast("dict[str, object]", value)
+    checked: dict[str, object] = {}
+    if given.get("folder") is not None:
+        if given["folder"] != ".":
+            raise RemoteProtocolError("malformed", "expected the folder '.' or none")
+        checked["folder"] = "."
+    if given.get("suffix") is not None:
+        checked["suffix"] = _text(MAX_SUFFIX_BYTES)(given["suffix"])
+    return checked or True
 
 
 def _optional(check: _Check) -> _Check:
@@ -210,7 +221,7 @@ _SCHEMA: Final[Mapping[type[Any], Mapping[str, _Check]]] = {
     m.RunSpec: {
         "name": _NAME,
         "log_dir": _NAME,
-        "tensorboard": _flag,
+        "tensorboard": _tensorboard,
         "wandb": _optional(_settings),
         "config": _settings,
         "tags": _many(_NAME, 0, 1000),

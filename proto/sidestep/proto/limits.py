@@ -34,6 +34,9 @@ MAX_TAG_SETS: Final = 100_000
 MAX_NAME_BYTES: Final = 4096
 """Largest run name, path, host name or reason in a message, in UTF-8 bytes."""
 
+MAX_SUFFIX_BYTES: Final = 100
+"""Largest suffix of event files' names: with the rest, less than the 255 bytes of a file's name."""
+
 MAX_CONFIG_BYTES: Final = 256 << 10
 """Largest encoded run specification (configuration, tags, W&B settings)."""
 

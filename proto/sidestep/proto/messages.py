@@ -18,7 +18,8 @@ class RunSpec:
     Attributes:
         name: the run's name, as the user gave it.
         log_dir: absolute path under which the sinks write.
-        tensorboard: whether TensorBoard event files are wanted.
+        tensorboard: whether TensorBoard event files are wanted; or how: ``folder`` ("." for event
+            files in `log_dir` itself) and ``suffix`` (what ends the files' names).
         wandb: None, or the settings of a W&B run (``project``, ``entity``, ``mode``, ...).
         config: the run's configuration (hyperparameters), MessagePack types only.
         tags: labels of the run.
@@ -26,7 +27,7 @@ class RunSpec:
 
     name: str
     log_dir: str
-    tensorboard: bool = True
+    tensorboard: bool | Mapping[str, object] = True
     wandb: Mapping[str, object] | None = None
     config: Mapping[str, object] = field(default_factory=dict[str, object])
     tags: tuple[str, ...] = ()

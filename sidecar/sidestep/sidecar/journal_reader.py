@@ -109,7 +109,7 @@ def pack_spec(spec: RunSpec) -> bytes:
     fields: dict[str, Any] = {
         "name": spec.name,
         "log_dir": spec.log_dir,
-        "tensorboard": spec.tensorboard,
+        "tensorboard": shown if isinstance(shown := spec.tensorboard, bool) else dict(shown),
         "wandb": None if spec.wandb is None else dict(spec.wandb),
         "config": dict(spec.config),
         "tags": list(spec.tags),

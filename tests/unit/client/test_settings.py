@@ -130,6 +130,20 @@ def test_wandb(tmp_path: Path, argument: Any, file_says: str, expected: Any) -> 
     assert settings({"SIDESTEP_CONFIG": str(path)}, wandb=argument).run.wandb == expected
 
 
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        (False, False),
+        ({}, True),
+        ({"folder": None, "suffix": ""}, True),
+        ({"folder": "."}, {"folder": "."}),
+        ({"suffix": ".eval"}, {"suffix": ".eval"}),
+    ],
+)
+def test_tensorboard(argument: Any, expected: Any) -> None:
+    assert settings(tensorboard=argument).run.tensorboard == expected
+
+
 @pytest.mark.parametrize("text", ["", "{}", "logging:", "sidecar: {a: 1}", "logging: {wandb: }"])
 def test_a_file_that_says_nothing(tmp_path: Path, text: str) -> None:
     path = tmp_path / "c.yaml"
@@ -168,7 +182,12 @@ def test_switches_of_the_environment(value: str, on: bool) -> None:
         ({"tags": 5}, "tags must be a list of str"),
         ({"tags": [5]}, "a tag must be a str, not int"),
         ({"tags": map(str, range(2000))}, "config, tags or wandb are too much"),
-        ({"tensorboard": "no"}, "tensorboard must be True or False, not 'no'"),
+        ({"tensorboard": "no"}, "tensorboard must be True, False or a mapping"),
+        ({"tensorboard": {"sufix": "x"}}, "unknown key 'sufix'; did you mean 'suffix'"),
+        ({"tensorboard": {"folder": "runs"}}, "folder is None .* or '.' .*, not 'runs'"),
+        ({"tensorboard": {"suffix": 5}}, "suffix must be a str, not int"),
+        ({"tensorboard": {"suffix": "a/b"}}, "at most 100 bytes without '/', not 'a/b'"),
+        ({"tensorboard": {"suffix": "é" * 51}}, "at most 100 bytes"),
         ({"autostart": None}, "autostart must be True or False, not None"),
         ({"strict": 1}, "strict must be True or False, not 1"),
         ({"wandb": "offline"}, "wandb must be None, True, False or a mapping"),

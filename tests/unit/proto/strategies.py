@@ -62,7 +62,8 @@ run_specs = st.builds(
     RunSpec,
     name=names,
     log_dir=names,
-    tensorboard=st.booleans(),
+    tensorboard=st.booleans()
+    | st.fixed_dictionaries({}, optional={"folder": st.just("."), "suffix": st.text(max_size=25)}),
     wandb=st.none() | settings_maps,
     config=settings_maps,
     tags=st.lists(names, max_size=3).map(tuple),

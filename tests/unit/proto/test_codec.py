@@ -303,12 +303,34 @@ def test_only_kind_and_fields_make_a_message(envelope: list[object]) -> None:
         ("reject", {"code": "x" * 65, "reason": ""}),
         ("hello", {"uuid": b"short", "instance": 0, "connection": 0, "run": {}}),
         ("hello", {"uuid": bytes(16), "instance": 0, "connection": 0, "run": {}}),
+        *(
+            (
+                "hello",
+                {
+                    "uuid": bytes(16),
+                    "instance": 0,
+                    "connection": 0,
+                    "run": {"name": "", "log_dir": "", "tensorboard": tensorboard},
+                },
+            )
+            for tensorboard in (1, None, ".", [], {"folder": "x"}, {"folder": 5}, {"suffix": 5})
+            + ({"suffix": "x" * 101},)
+        ),
     ],
     ids=str,
 )
 def test_each_field_is_checked(kind: str, body: dict[str, object]) -> None:
     error = refusal(frame_of(kind, body))
     assert error.code in {"malformed", "too_large"}
+
+
+def test_how_event_files_are_wanted_keeps_what_is_known() -> None:
+    run = {"name": "", "log_dir": "", "tensorboard": {"folder": None, "suffix": ".x", "later": 1}}
+    hello = decode(
+        frame_of("hello", {"uuid": bytes(16), "instance": 0, "connection": 0, "run": run})
+    )
+    assert isinstance(hello, Hello)
+    assert hello.run.tensorboard == {"suffix": ".x"}
 
 
 @pytest.mark.parametrize(
