@@ -620,6 +620,7 @@ def test_a_state_of_somebody_else_is_not_followed(home: Home, state: SinkState) 
 def test_it_must_be_open_to_be_written(home: Home) -> None:
     sink = TensorBoardSink()
     sink.close(finished=False)
-    sink.write([one(1)])
+    with pytest.raises(RuntimeError, match="not open"):
+        sink.write([one(1)])
     with pytest.raises(RuntimeError, match="not open"):
         sink.commit()

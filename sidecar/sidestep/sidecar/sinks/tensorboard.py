@@ -1,31 +1,31 @@
 """The TensorBoard sink: every point in an event file exactly once, whenever its worker dies.
 
-How: the state that is stored with the cursor says how long the event file was when everything
-up to the cursor was in it. `open` cuts the file to that length, the worker hands over the points
+How: the state that is stored with the cursor says how long each event file was when everything
+up to the cursor was in it. `open` cuts the files to that length, the worker hands over the points
 after the cursor again, and they become the same bytes again, since nothing in an event depends on
 when or in which portions it was written. A reader that had read on before the crash stays right.
 
-A file that somebody deleted, replaced or cut is not missed by its writer: that is looked for before
-each write, and what is not written yet goes into a new file. What was in the old one went with it.
+A run has an event file in its own folder, and one in each folder below it that its values ask for
+(see `series`). Some values have files beside the events: those are written when the value is
+handed over, whole, and written the same way once more after a crash.
 """
 
 from __future__ import annotations
 
-import itertools
-import os
-import re
-import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 from sidestep.proto import Value
 
 from ..points import Points, ScalarBlock
 from .base import SinkContext, SinkState
-from .event_file import EventFile, LostFileError, open_folder, record, version_record
+from .event_file import record
+from .folder_log import FolderLog, safe_folder, safe_suffix
 from .scalar_events import ScalarEvents
+from .series import PLAIN, SeriesTable, tensor_records
+from .side_files import write_side_file
 
 FOLDER: Final = "tensorboard"
 """The folder in the run's log directory that TensorBoard is pointed at."""
@@ -33,18 +33,22 @@ FOLDER: Final = "tensorboard"
 _FLUSH_BYTES: Final = 1 << 20
 """Points are handed to the system in portions of about this size, and at each commit."""
 
+_MAX_FOLDERS: Final = 1000
+"""Folders below one run's: each is a file, and stored with every commit."""
+
+_MAX_OPEN: Final = 64
+"""With more folders than this, their files are opened for each write: descriptors are limited."""
+
 _MAX_COMPLAINTS: Final = 16
 """Kinds of values of which it is logged, once, that one was skipped: a peer can invent more."""
 
-_NAME: Final = re.compile(r"events\.out\.tfevents\.(\d{10,12})\.[^/\0]+")
-_FILE_NUMBERS: Final = itertools.count()  # of this process, as TensorBoard's own writer counts
-
 
 class TensorBoardSink:
-    """Writes one run's points to ``LOG_DIR/tensorboard/RUN/events.out.tfevents.*``.
+    """Writes one run's points to ``LOG_DIR/tensorboard/RUN/events.out.tfevents.*``, and below.
 
-    Its state is ``{"file": name, "offset": bytes, "skipped": values that it could not show}``.
-    After an error it must be opened anew, with the state of the last commit.
+    Its state is ``{"file": name, "offset": bytes, "skipped": values that it could not show}``, with
+    ``"folders": {folder: {"file", "offset"}}`` and ``"series": {tag: [folder, name, style]}`` where
+    there are any. After an error it must be opened anew, with the state of the last commit.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
@@ -55,16 +59,17 @@ class TensorBoardSink:
         """
         self._clock = clock
         self._scalars = ScalarEvents()
-        self._pending = bytearray()  # whole records that the file does not have yet
-        self._file: EventFile | None = None
         self._context: SinkContext | None = None
-        self._name = ""
-        self._offset = 0
+        self._own: FolderLog | None = None
+        self._below: dict[str, FolderLog] = {}
+        self._pending_bytes = 0
+        self._series = SeriesTable()
+        self._series_committed: dict[str, list[str]] = {}
         self._skipped = self._skipped_committed = 0
         self._complaints: set[str] = set()
 
     def open(self, context: SinkContext) -> None:
-        """Cut the event file back to where the last commit left it, or start one.
+        """Cut the event files back to where the last commit left them, or start one.
 
         Raises:
             OSError: the log directory cannot be written, or has a symbolic link in the run's place.
@@ -73,139 +78,194 @@ class TensorBoardSink:
         self._context = context
         state = context.state or {}
         self._skipped = self._skipped_committed = _count(state.get("skipped"))
-        name, offset = state.get("file"), state.get("offset")
-        if not isinstance(name, str) or not isinstance(offset, int) or not _NAME.fullmatch(name):
+        self._series = SeriesTable(state.get("series"))
+        self._series_committed = self._series.state()
+        self._own = own = self._log("")
+        for folder, stored in _mapping(state.get("folders")).items():
+            if len(self._below) < _MAX_FOLDERS and folder and folder == safe_folder(folder):
+                log = self._log(folder)
+                if log.restore(stored):
+                    self._below[folder] = log
+                    self._release(log)
+        if not own.restore(state):
             if state:
                 context.log(f"tensorboard: a state that it never stored, {state!r:.200}")
-            self._start()
-            return
-        try:
-            self._continue(name, offset)
-        except (LostFileError, FileNotFoundError) as loss:
-            # A new file is started as soon as there is something to write: somebody who deletes
-            # the folder of a finished run does not want to find it again.
-            context.log(f"tensorboard: cannot go on with {name}, a new file will be made: {loss}")
-            self._name, self._offset = name, offset
+            own.choose_name()
+            context.save(self._state())
+            own.create()
 
     def write(self, points: Iterable[Points]) -> None:
         """Take points; a value of a kind that it does not know is skipped and counted.
 
         Raises:
-            OSError: the file cannot be written.
+            OSError: a file cannot be written.
         """
         for point in points:
-            if isinstance(point, ScalarBlock):
+            if not isinstance(point, ScalarBlock):
+                self._take(point)
+            elif not self._series:
+                own = self._opened()
                 for records in self._scalars.records(point):
-                    self._append(records)
+                    self._append(own, records)
             else:
-                self._append(self._rendered(point))
+                self._take_divided(point)
 
     def commit(self) -> SinkState:
-        """Hand everything to the operating system, and say how far the file goes.
+        """Hand everything to the operating system, and say how far the files go.
 
         Raises:
-            OSError: the file cannot be written; nothing torn is left in it.
+            OSError: a file cannot be written; nothing torn is left in it.
         """
         self._flush()
+        for log in (self._opened(), *self._below.values()):
+            log.commit()
         self._skipped_committed = self._skipped
+        self._series_committed = self._series.state()
         return self._state()
 
     def close(self, finished: bool) -> None:
-        """Close the file. What was not committed is dropped: it will be handed over again."""
-        self._pending = bytearray()
-        file, self._file = self._file, None
-        if file is not None:
-            file.close()
+        """Close the files. What was not committed is dropped: it will be handed over again."""
+        logs = [*self._below.values(), *([self._own] if self._own else [])]
+        self._own, self._below, self._pending_bytes = None, {}, 0
+        for log in logs:
+            log.release()
 
-    def _state(self) -> SinkState:
-        return {"file": self._name, "offset": self._offset, "skipped": self._skipped_committed}
+    # --- points to records ---------------------------------------------------------------------
 
-    def _append(self, records: bytes | memoryview) -> None:
-        self._pending += records
-        if len(self._pending) >= _FLUSH_BYTES:
+    def _take_divided(self, block: ScalarBlock) -> None:
+        for folder, style, part in self._series.divided(block):
+            log = self._log_of_scalars(folder, len(part.steps) * len(part.tags))
+            if log is not None:
+                shown = (
+                    self._scalars.records(part) if style == PLAIN else tensor_records(part, style)
+                )
+                for records in shown:
+                    self._append(log, records)
+
+    def _log_of_scalars(self, folder: str, count: int) -> FolderLog | None:
+        try:
+            return self._log_below(folder)
+        except ValueError as error:
+            self._skip("scalars", f"{count} of them in folder {folder!r:.200}", error, count)
+            return None
+
+    def _take(self, value: Value) -> None:
+        """Show `value`, if it can be shown."""
+        try:
+            if value.kind == "series":
+                self._series.learn(value)
+                return
+            # Protocol buffers: not for numbers alone.
+            from .tensorboard_values import IGNORED, rendered_of
+
+            if value.kind in IGNORED:
+                return
+            try:
+                shown = rendered_of(value)
+            except OSError as error:  # an image library's, and no disk's
+                raise ValueError(str(error)) from error
+            events = [(self._log_below(folder), record(event)) for folder, event in shown.events]
+            for file in shown.files:
+                path = (*self._parts(), *file.path)
+                write_side_file(self._root(), path, file.content, reads=file.reads)
+        except (MemoryError, OSError):
+            raise
+        except Exception as error:  # noqa: BLE001  # one bad value must not stop the run's curves
+            self._skip(value.kind, f"under {value.tag[:200]!r} at step {value.step}", error)
+            return
+        for log, records in events:
+            self._append(log, records)
+
+    def _skip(self, kind: str, which: str, error: Exception, count: int = 1) -> None:
+        self._skipped += count
+        if kind not in self._complaints and len(self._complaints) < _MAX_COMPLAINTS:
+            self._complaints.add(kind)
+            self._said(
+                f"tensorboard: skipped {kind[:64]!r} {which}, and will skip others without a word: "
+                f"{error!r:.300}"
+            )
+
+    # --- records to files ----------------------------------------------------------------------
+
+    def _append(self, log: FolderLog, records: bytes | memoryview) -> None:
+        before = len(log.pending)
+        log.pending += records
+        self._pending_bytes += len(log.pending) - before
+        if self._pending_bytes >= _FLUSH_BYTES:
             self._flush()
 
     def _flush(self) -> None:
-        if self._file is not None and (loss := self._file.loss()):
-            self._opened().log(f"tensorboard: {loss}; going on in a new file")
-            self._file.close()
-            self._file = None
-        if not self._pending:
-            return
-        file = self._file or self._start()
-        file.write(self._pending)
-        self._offset = file.offset
-        self._pending.clear()
+        logs = (self._opened(), *self._below.values())
+        # The names of new files are stored before one of them exists.
+        begun = [log for log in logs if log.prepare()]
+        if begun and self._context is not None:
+            self._context.save(self._state())
+        for log in logs:
+            log.write()
+            self._release(log)
+        self._pending_bytes = 0
 
-    def _start(self) -> EventFile:
-        """Begin a new file, whose name is stored before the file exists."""
-        context = self._opened()
-        folder = self._open_folder(make=True)
-        try:
-            taken = [_second_of(name) for name in os.listdir(folder)]
-        finally:
-            os.close(folder)
-        # TensorBoard reads a run's files in the order of their names and never turns back.
-        second = max(int(self._clock()), *(number + 1 for number in taken), 0)
-        host = socket.gethostname().replace("/", "_")
-        self._name = f"events.out.tfevents.{second:010d}.{host}.{os.getpid()}.{next(_FILE_NUMBERS)}"
-        self._offset = 0
-        context.save(self._state())
-        return self._continue(self._name, 0)
+    def _release(self, log: FolderLog) -> None:
+        """Close the file of a folder below the run's, when there are many of them."""
+        if len(self._below) > _MAX_OPEN and log is not self._own:
+            log.release()
 
-    def _continue(self, name: str, offset: int) -> EventFile:
-        folder = self._open_folder(make=offset == 0)
-        try:
-            file = EventFile(folder, self._folder() / name, offset)
-        finally:
-            os.close(folder)
-        try:
-            if file.offset == 0:
-                file.write(version_record(_second_of(name)))
-        except BaseException:
-            file.close()
-            raise
-        self._file, self._name, self._offset = file, name, file.offset
-        return file
+    def _state(self) -> SinkState:
+        """What is committed, and the names of files that were begun since then."""
+        state = {**self._opened().state(), "skipped": self._skipped_committed}
+        folders = {folder: log.state() for folder, log in self._below.items() if log.begun}
+        if folders:
+            state["folders"] = folders
+        if self._series_committed:
+            state["series"] = self._series_committed
+        return state
 
-    def _open_folder(self, *, make: bool) -> int:
-        context = self._opened()
-        return open_folder(Path(context.run.log_dir), (FOLDER, context.run_dir), make=make)
+    # --- folders -------------------------------------------------------------------------------
 
-    def _folder(self) -> Path:
-        context = self._opened()
-        return Path(context.run.log_dir, FOLDER, context.run_dir)
+    def _log_below(self, folder: str) -> FolderLog:
+        """The log of a folder below the run's, or of the run's own.
 
-    def _opened(self) -> SinkContext:
-        if self._context is None:
+        Raises:
+            ValueError: it cannot be the name of a folder, or there are too many.
+        """
+        name = safe_folder(folder)
+        log = self._below.get(name) if name else self._opened()
+        if log is None:
+            if len(self._below) >= _MAX_FOLDERS:
+                raise ValueError(f"over {_MAX_FOLDERS} folders below one run's")
+            log = self._below[name] = self._log(name)
+        return log
+
+    def _log(self, folder: str) -> FolderLog:
+        suffix = safe_suffix(_settings(self._context).get("suffix"))
+        parts = (*self._parts(), *(folder.split("/") if folder else ()))
+        return FolderLog(self._root(), parts, suffix, self._said, self._clock)
+
+    def _root(self) -> Path:
+        return Path(self._context.run.log_dir) if self._context else Path()
+
+    def _parts(self) -> tuple[str, ...]:
+        """The run's folder, below its log directory."""
+        if self._context is None or _settings(self._context).get("folder") == ".":
+            return ()
+        return FOLDER, self._context.run_dir
+
+    def _opened(self) -> FolderLog:
+        if self._own is None:
             raise RuntimeError("the sink is not open: call open() first")
-        return self._context
+        return self._own
 
-    def _rendered(self, value: Value) -> bytes:
-        """The record that shows `value`, or nothing."""
-        from .tensorboard_values import IGNORED, event_of  # protocol buffers: not for numbers alone
-
-        if value.kind in IGNORED:
-            return b""
-        try:
-            return record(event_of(value))
-        except MemoryError:
-            raise
-        except Exception as error:  # noqa: BLE001  # one bad value must not stop the run's curves
-            self._skipped += 1
-            if value.kind not in self._complaints and len(self._complaints) < _MAX_COMPLAINTS:
-                self._complaints.add(value.kind)
-                self._opened().log(
-                    f"tensorboard: skipped {value.kind[:64]!r} under {value.tag[:200]!r} at step "
-                    f"{value.step}, and will skip others without a word: {error!r:.300}"
-                )
-            return b""
+    def _said(self, sentence: str) -> None:
+        if self._context is not None:
+            self._context.log(sentence)
 
 
-def _second_of(name: str) -> int:
-    """The time in an event file's name, -1 for any other file."""
-    found = _NAME.fullmatch(name)
-    return int(found[1]) if found else -1
+def _settings(context: SinkContext | None) -> Mapping[str, object]:
+    return _mapping(context.run.tensorboard if context else None)
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
 
 
 def _count(number: object) -> int:

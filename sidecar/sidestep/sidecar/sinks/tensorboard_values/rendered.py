@@ -1,4 +1,4 @@
-"""What a value becomes: events in the run's folder or in folders below it, and files beside them."""
+"""What a value becomes: events in the run's folder or below it, and files beside them."""
 
 from __future__ import annotations
 
