@@ -9,6 +9,7 @@ from typing import Final
 from tests.bench.delivery import latency
 from tests.bench.lifecycle import fresh_import, ready
 from tests.bench.metrics import METRICS, Metric
+from tests.bench.payloads import payloads
 from tests.bench.summary import FLOOR
 from tests.bench.systems import SYSTEMS
 from tests.bench.workloads import Workload, burst, paced, stopped, throughput
@@ -42,6 +43,7 @@ WORKLOADS: Final[Mapping[str, Workload]] = {
             "wandb": (5_000, 1_500),
         },
     ),
+    "payloads": Workload(payloads, dict.fromkeys(_PEERS, (40, 10)), rounds=2),
     "ready": Workload(ready, {"sidestep": (0, 0)}, few=True, opened=False),
 }
 

@@ -104,7 +104,7 @@ def event_scalars(paths: Iterable[Path], *, migrate: bool) -> Iterator[Scalar]:
 
 
 def wandb_scalars(paths: Iterable[Path]) -> Iterator[Scalar]:
-    """The history of .wandb files."""
+    """The numbers in the history of .wandb files."""
     # By name, since its types are made at run time: no type checker knows them.
     record_type: Any = importlib.import_module("wandb.proto.wandb_internal_pb2").Record
     for path in paths:
@@ -115,8 +115,9 @@ def wandb_scalars(paths: Iterable[Path]) -> Iterator[Scalar]:
             row = {item.key or "/".join(item.nested_key): item for item in record.history.item}
             step = int(json.loads(row["_step"].value_json))
             for tag, item in row.items():
-                if not tag.startswith("_"):
-                    yield step, tag, float(json.loads(item.value_json))
+                number = json.loads(item.value_json)
+                if not tag.startswith("_") and isinstance(number, int | float):
+                    yield step, tag, float(number)
 
 
 def split_wandb(data: bytes) -> Iterator[bytes]:

@@ -61,6 +61,12 @@ class System:
         """The call that is measured, without a wrapper where the library's own call fits."""
         return _nothing
 
+    def emit_image(self, pixels: Any, step: int) -> object:
+        """Log a picture: a float32 tensor (3, H, W) in [0, 1]."""
+
+    def emit_histogram(self, values: Any, step: int) -> object:
+        """Log the distribution of a tensor."""
+
     def settle(self) -> None:
         """Wait, as well as the library can, until it has nothing left to do."""
 
@@ -116,6 +122,12 @@ class Sidestep(System):
     def emitter(self) -> Emit:
         emit: Emit = self.library.emit
         return emit
+
+    def emit_image(self, pixels: Any, step: int) -> object:
+        return self.library.emit({"image": self.library.Image(pixels)}, step)
+
+    def emit_histogram(self, values: Any, step: int) -> object:
+        return self.library.emit({"histogram": self.library.Histogram(values)}, step)
 
     def settle(self, timeout_s: float = 60.0) -> None:
         """Log a marker, which is written after everything else, and wait for it in the file."""
@@ -183,6 +195,12 @@ class SummaryWriter(System):
 
         return emit
 
+    def emit_image(self, pixels: Any, step: int) -> object:
+        return self._writer.add_image("image", pixels, step)
+
+    def emit_histogram(self, values: Any, step: int) -> object:
+        return self._writer.add_histogram("histogram", values, step)
+
     def settle(self) -> None:
         self._writer.flush()
 
@@ -228,6 +246,12 @@ class Wandb(System):
     def emitter(self) -> Emit:
         emit: Emit = self._run.log
         return emit
+
+    def emit_image(self, pixels: Any, step: int) -> object:
+        return self._run.log({"image": self.library.Image(pixels)})
+
+    def emit_histogram(self, values: Any, step: int) -> object:
+        return self._run.log({"histogram": self.library.Histogram(values)})
 
     def settle(self) -> None:
         time.sleep(1.0)  # it has no call that waits, short of finish()
