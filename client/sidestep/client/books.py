@@ -26,11 +26,13 @@ class Stats(Totals):
     Attributes:
         emitted: records that `emit` accepted. ``emitted = acked + held + dropped``, always.
         acked: records that are durable in the daemon.
-        held: records that wait in the outbox or on a device.
-        dropped: records that will not arrive: the outbox was full, a device's slots were busy.
+        held: records that wait in the outbox, on a device, or to be drawn.
+        dropped: records that will not arrive: the outbox was full, a device's slots were busy, too
+            much waited to be drawn.
         rejected: values that `emit` refused, or that were emitted where nobody listens (in a
             forked process, after `finish`).
-        emitted_bytes: bytes of the emitted records, without those on a device; likewise the others.
+        emitted_bytes: bytes of the emitted records, without those on a device or to be drawn;
+            likewise the others.
     """
 
     rejected: int = 0

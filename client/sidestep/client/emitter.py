@@ -31,6 +31,7 @@ from .cuda import device_uuids
 from .launch import Launcher
 from .outbox import Outbox, OutboxClosedError
 from .rejections import Rejections
+from .renders import Renders
 from .sender import Sender
 from .settings import Settings
 from .sorting import Sorter
@@ -89,8 +90,14 @@ class Client:
         self._outbox = Outbox(self._memory.layout, prefix)
         self._rejections = Rejections(self._outbox.count_rejected)
         self._stages = Stages(self._outbox.count_lost)
+        self._renders = Renders(self._outbox)
         self._sorter = Sorter(
-            self._outbox, self._stages, self._rejections, prefix, self._await_room
+            self._outbox,
+            self._stages,
+            self._renders,
+            self._rejections,
+            prefix,
+            self._await_room,
         )
         # What the short way looks at, within reach.
         self._plans = self._outbox.tag_sets.plans
@@ -194,7 +201,7 @@ class Client:
         if not self._live:
             return self._done
         deadline = time.monotonic() + timeout
-        drained = self._stages.drain(timeout)
+        drained = self._drain(deadline)
         target = self._outbox.last_seq
         self._sender.wake()
         while self._outbox.acked_seq < target:
@@ -219,8 +226,9 @@ class Client:
         if self._outbox.interrupted():
             return False
         deadline = time.monotonic() + timeout
-        drained = self._stages.drain(timeout)
+        drained = self._drain(deadline)
         self._live = False
+        self._renders.give_up()
         last_seq = self._outbox.seal()
         self._stages.give_up()
         delivered = self._sender.stop(max(0.0, deadline - time.monotonic()), last_seq)
@@ -271,6 +279,11 @@ class Client:
         self._last_step = number
         return None if self._silent else self._sorter.emit(values, number, time_ns)
 
+    def _drain(self, deadline: float) -> bool:
+        """Wait for what is not in the outbox yet; whether nothing is left."""
+        staged = self._stages.drain(deadline - time.monotonic())
+        return self._renders.drain(deadline - time.monotonic()) and staged
+
     def _await_room(self, nbytes: int) -> None:
         """With `on_full="block"`: wait until there is room, at most a minute."""
         if not self._block or self._outbox.has_room(nbytes):
@@ -292,11 +305,13 @@ class Client:
         return Books(totals.emitted, totals.dropped, self._rejections.count)
 
     def _count(self) -> Stats:
-        totals = self._outbox.totals()
+        totals, pending = self._outbox.together(
+            lambda: (self._outbox.totals(), self._renders.pending)
+        )
         counts = {field.name: getattr(totals, field.name) for field in fields(Totals)}
-        staged = self._stages.pending
-        counts["emitted"] += staged
-        counts["held"] += staged
+        pending += self._stages.pending
+        counts["emitted"] += pending
+        counts["held"] += pending
         return Stats(**counts, rejected=self._rejections.count)
 
     def _count_unheard(self, values: object) -> None:
@@ -317,6 +332,7 @@ class Client:
         self._final = Stats()
         self._outbox.abandon()
         self._stages.abandon()
+        self._renders.abandon()
 
 
 def _jitter() -> float:

@@ -144,6 +144,11 @@ class Outbox:
         lock: Any = self._lock
         return self._busy and bool(lock._is_owned())
 
+    def together(self, action: Callable[[], _T]) -> _T:
+        """Do several things here in one step, as everybody else sees it; `action` must be short."""
+        with self._lock:
+            return action()
+
     def count_lost(self, records: int, nbytes: int = 0) -> None:
         """Count records that were emitted and dropped before they got a number."""
         with self._lock:

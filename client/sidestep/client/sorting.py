@@ -16,8 +16,10 @@ from sidestep.proto.records import DTYPE_SIZES, SCALARS_HEAD, encode_value
 from .checks import check_number_tensor, number, tag_of
 from .outbox import Outbox, OutboxClosedError
 from .rejections import Rejections
+from .renders import Renders
 from .stages import Stages
 from .values import (
+    Deferred,
     EmitContext,
     InvalidValueError,
     Prepared,
@@ -38,6 +40,7 @@ class Sorter:
     Args:
         outbox: where the records go.
         stages: where values on a device go first.
+        renders: where values that take long to make go first.
         rejections: where refused values are counted.
         prefix: what stands before each tag where it is stored.
         await_room: called with a record's bytes before it is put.
@@ -50,6 +53,7 @@ class Sorter:
         self,
         outbox: Outbox,
         stages: Stages,
+        renders: Renders,
         rejections: Rejections,
         prefix: str,
         await_room: Callable[[int], None],
@@ -57,6 +61,7 @@ class Sorter:
         self.packable: set[type] = {float, int, bool}
         self._outbox = outbox
         self._stages = stages
+        self._renders = renders
         self._rejections = rejections
         self._prefix = prefix
         self._prefix_bytes = len(prefix.encode())
@@ -164,37 +169,51 @@ class Sorter:
         prepared = value.prepare(EmitContext(step, memory))
         if memory and len(self._memory) < _MAX_REMEMBERED:
             self._memory[tag] = memory
-        self._check_size(prepared, sum(map(_host_bytes, prepared.arrays)))  # before any copy
 
-        def put(arrays: Sequence[Any]) -> None:
+        def encoded(made: Prepared, arrays: Sequence[Any]) -> Callable[[], object]:
             hosts = [to_host(array) for array in arrays]
-            record = ValueRecord(
-                prepared.kind, self._prefix + tag, step, time_ns, prepared.info, hosts
-            )
+            record = ValueRecord(made.kind, self._prefix + tag, step, time_ns, made.info, hosts)
             total, pieces = encode_value(record)
-            self._check_size(prepared, total)
+            self._check_size(made.kind, total)
             self._await_room(total)
-            self._outbox.put_record(total, pieces)
+            return lambda: self._outbox.put_record(total, pieces)
+
+        def failed(error: Exception) -> None:
+            self._rejections.note_error(tag, error)
+
+        if isinstance(prepared, Deferred):
+            deferred = prepared
+            self._check_size(deferred.kind, deferred.nbytes)
+
+            def make() -> Callable[[], object]:
+                made = deferred.make()
+                return encoded(made, made.arrays)
+
+            self._renders.submit(make, failed)
+            return
 
         def arrived(arrays: Sequence[Any]) -> None:
             try:
-                put(arrays)
+                encoded(prepared, arrays)()
             except Exception as error:  # noqa: BLE001 - this runs in a later, unrelated call
-                self._rejections.note_error(tag, error)
+                failed(error)
 
+        # Before any copy.
+        self._check_size(prepared.kind, sum(map(_host_bytes, prepared.arrays)))
         devices = {int(array.device.index) for array in prepared.arrays if _on_cuda(array)}
         if not devices:
-            put([array.cpu() if on_device(array) else array for array in prepared.arrays])
+            hosts = [array.cpu() if on_device(array) else array for array in prepared.arrays]
+            encoded(prepared, hosts)()
         elif len(devices) == 1:
             self._stages.stage_arrays(devices.pop(), prepared.arrays, arrived)
         else:
             raise InvalidValueError(f"{prepared.kind} with arrays on several devices")
 
-    def _check_size(self, prepared: Prepared, nbytes: int) -> None:
+    def _check_size(self, kind: str, nbytes: int) -> None:
         most = self._outbox.max_record_bytes
         if nbytes > most:
             raise InvalidValueError(
-                f"{prepared.kind} of {nbytes} bytes: this outbox takes up to {most}; make "
+                f"{kind} of {nbytes} bytes: this outbox takes up to {most}; make "
                 "outbox_bytes larger, or emit less"
             )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -30,6 +30,21 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
+class Deferred:
+    """What travels of a value that takes long to make and has been handed over: made later.
+
+    Attributes:
+        kind: of what will be made.
+        nbytes: about as many bytes as it will have.
+        make: makes it, in a thread of the client's own.
+    """
+
+    kind: str
+    nbytes: int
+    make: Callable[[], Prepared]
+
+
+@dataclass(frozen=True, slots=True)
 class EmitContext:
     """What a value may know of the `emit` it is part of.
 
@@ -48,8 +63,8 @@ class Value(ABC):
     kind: ClassVar[str]
 
     @abstractmethod
-    def prepare(self, context: EmitContext) -> Prepared:
-        """What travels of it.
+    def prepare(self, context: EmitContext) -> Prepared | Deferred:
+        """What travels of it; it never reads a tensor that may lie on a device.
 
         Raises:
             InvalidValueError: it cannot be emitted.
