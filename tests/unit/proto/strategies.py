@@ -63,7 +63,7 @@ run_specs = st.builds(
     name=names,
     log_dir=names,
     tensorboard=st.booleans()
-    | st.fixed_dictionaries({}, optional={"folder": st.just("."), "suffix": st.text(max_size=25)}),
+    | st.fixed_dictionaries({"suffix": st.text(max_size=25)}, optional={"folder": st.just(".")}),
     wandb=st.none() | settings_maps,
     config=settings_maps,
     tags=st.lists(names, max_size=3).map(tuple),
