@@ -30,7 +30,7 @@ def main() -> None:
 def _remedy(module: str) -> str:
     if module in _BASE_MODULES:
         return "pip install --force-reinstall sidestep"
-    extra = "wandb" if module == "wandb" else "sidecar"
+    extra = {"wandb": "wandb", "pyarrow": "parquet"}.get(module, "sidecar")
     return f"pip install 'sidestep[{extra}]'"
 
 

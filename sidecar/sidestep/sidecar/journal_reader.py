@@ -95,6 +95,13 @@ class JournalReader:
         ).fetchone()
         return int(found[0]) if found else 0
 
+    def total(self, run_id: int) -> int:
+        """How many records a run has had."""
+        found = self._connection.execute(
+            "SELECT total FROM batches WHERE run_id = ? ORDER BY id DESC LIMIT 1", (run_id,)
+        ).fetchone()
+        return int(found[0]) if found else 0
+
     def runs(self) -> dict[int, RunSpec]:
         """All runs by their ids."""
         return read_runs(self._connection)
