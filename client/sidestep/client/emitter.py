@@ -129,7 +129,7 @@ class Client:
     @property
     def run(self) -> str:
         """The run's name, also where nobody gave one."""
-        return self._settings.run.run
+        return self._settings.run.name
 
     @property
     def log_dir(self) -> str:
