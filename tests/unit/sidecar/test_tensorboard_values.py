@@ -213,3 +213,32 @@ def test_one_array_is_asked_for() -> None:
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="hologram"):
         event_of(value("hologram", None))
+
+
+# --- events as they are ------------------------------------------------------------------------
+
+
+def packed(message: Any) -> Any:
+    return np.frombuffer(message.SerializeToString(), np.uint8)
+
+
+def test_a_summary_of_somebody_elses_is_written_as_it_is() -> None:
+    made = summary.scalar("other", 0.5)
+    assert shown("event", packed(made), part="summary") == made.value[0]
+
+
+def test_an_event_of_somebody_elses_keeps_all_but_its_step_and_time() -> None:
+    made = Event(step=5, wall_time=1.0, graph_def=b"graph")
+    found = Event.FromString(event_of(value("event", packed(made), part="event")))
+    assert (found.step, found.wall_time, found.graph_def) == (-7, 1_700_000_000.25, b"graph")
+
+
+@pytest.mark.parametrize("info", [{}, {"part": "other"}, {"part": 3}])
+def test_an_event_says_what_it_is(info: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="sent whole, or its summary"):
+        event_of(value("event", packed(Event(step=5)), **info))
+
+
+def test_an_event_must_be_one() -> None:
+    with pytest.raises(Exception, match=r"(?i)parsing"):
+        event_of(value("event", np.full(9, 255, np.uint8), part="event"))

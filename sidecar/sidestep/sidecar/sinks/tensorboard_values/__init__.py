@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from sidestep.proto import Value
 
+from .events import event
 from .histograms import histogram
 from .images import image
 from .rendered import Rendered, new_event
@@ -23,6 +24,7 @@ Renderer = Callable[[Value, Any], None]
 """Fills in the Event that shows a value."""
 
 RENDERERS: Final[Mapping[str, Renderer]] = {
+    "event": event,
     "histogram": histogram,
     "image": image,
     "text": text,

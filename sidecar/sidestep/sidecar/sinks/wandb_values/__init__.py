@@ -25,8 +25,8 @@ RENDERERS: Final[Mapping[str, Renderer]] = {
 }
 """What shows which kind of value."""
 
-IGNORED: Final = frozenset({"moments"})
-"""Kinds that are for the derivers alone."""
+IGNORED: Final = frozenset({"event", "moments"})
+"""Kinds that are for TensorBoard or the derivers alone."""
 
 
 def object_of(value: Value) -> object:
