@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from sidestep.proto.limits import MAX_SUFFIX_BYTES
+from sidestep.proto.naming import safe_name
 
-from ..naming import safe_name
 from .event_file import EventFile, LostFileError, open_folder, version_record
 
 _NAME: Final = re.compile(r"events\.out\.tfevents\.(\d{10,12})\.[^/\0]+")
