@@ -112,18 +112,28 @@ class ArchiveSink:
         if not self._pending:
             return
         file = self._file or self._start()
-        file.write(b"".join(self._frames(file.offset)))
+        fresh: dict[tuple[str, ...], tuple[int, int]] = {}
+        file.write(b"".join(self._frames(file.offset, fresh)))
         self._offset = file.offset
+        for tags, (tag_set, at) in fresh.items():
+            self._tag_sets[tags], self._newest_tags = tag_set, at
         self._pending, self._pending_bytes = [], 0
 
-    def _frames(self, at: int) -> Iterator[bytes]:
-        """The pieces of all pending blocks' frames, the first of which comes to lie at `at`."""
+    def _frames(self, at: int, fresh: dict[tuple[str, ...], tuple[int, int]]) -> Iterator[bytes]:
+        """The pieces of all pending blocks' frames, the first of which comes to lie at `at`.
+
+        What is defined in them goes into `fresh`, and into this object once it is written.
+        """
+        newest = self._newest_tags
         for block in self._pending:
             tag_set = self._tag_sets.get(block.tags)
-            if tag_set is None:
-                tag_set = self._tag_sets[block.tags] = len(self._tag_sets)
-                definition = form.tags_frame(tag_set, block.tags, self._newest_tags)
-                self._newest_tags = at
+            if tag_set is None and block.tags in fresh:
+                tag_set = fresh[block.tags][0]
+            elif tag_set is None:
+                tag_set = len(self._tag_sets) + len(fresh)
+                definition = form.tags_frame(tag_set, block.tags, newest)
+                fresh[block.tags] = tag_set, at
+                newest = at
                 at += len(definition)
                 yield definition
             for piece in form.block_frames(tag_set, block):
