@@ -19,10 +19,16 @@ if TYPE_CHECKING:
     from .representation import Representation
     from .values import InvalidValueError, Value
     from .values.audio import Audio
+    from .values.custom_scalars import CustomScalars
+    from .values.embedding import Embedding
     from .values.figure import Figure
+    from .values.graph import Graph
     from .values.histogram import Histogram
+    from .values.hparams import HParams
     from .values.image import Image, Images
     from .values.masked_image import MaskedImage
+    from .values.mesh import Mesh
+    from .values.pr_curve import PRCurve
     from .values.text import Text
     from .values.video import Video
 
@@ -33,12 +39,18 @@ _HOMES = {
     "Audio": ".values.audio",
     "Client": ".emitter",
     "ConfigurationError": ".config_file",
+    "CustomScalars": ".values.custom_scalars",
+    "Embedding": ".values.embedding",
     "Figure": ".values.figure",
+    "Graph": ".values.graph",
+    "HParams": ".values.hparams",
     "Histogram": ".values.histogram",
     "Image": ".values.image",
     "Images": ".values.image",
     "InvalidValueError": ".values",
     "MaskedImage": ".values.masked_image",
+    "Mesh": ".values.mesh",
+    "PRCurve": ".values.pr_curve",
     "Representation": ".representation",
     "SidestepError": "sidestep.proto",
     "Stats": ".books",
@@ -212,12 +224,18 @@ __all__ = [
     "Audio",
     "Client",
     "ConfigurationError",
+    "CustomScalars",
+    "Embedding",
     "Figure",
+    "Graph",
+    "HParams",
     "Histogram",
     "Image",
     "Images",
     "InvalidValueError",
     "MaskedImage",
+    "Mesh",
+    "PRCurve",
     "Representation",
     "SidestepError",
     "Stats",
