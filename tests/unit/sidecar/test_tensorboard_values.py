@@ -95,7 +95,6 @@ def test_a_caption_is_the_description() -> None:
         ((0, 4, 3), "HWC", "uint8"),
         ((4, 4, 0), "HWC", "uint8"),
         ((4, 4, 3), "HWC", "int32"),
-        ((4, 4, 3), "HWC", "bool"),
     ],
 )
 def test_what_is_no_image_is_refused(shape: tuple[int, ...], layout: object, dtype: str) -> None:
@@ -199,14 +198,14 @@ def test_tensorboard_shows_an_empty_histogram_and_huge_values() -> None:
     assert huge[:, 2].sum() == 2
 
 
-@pytest.mark.parametrize("bins", [0, -1, 4097, 2.5, "auto", [1, 2]])
+@pytest.mark.parametrize("bins", [0, -1, 4097, 2.5, "automatic", "edges ", [1, 2]])
 def test_bins_are_a_number_of_them(bins: object) -> None:
     with pytest.raises(ValueError, match="bins must be"):
         event_of(value("histogram", np.ones(3), bins=bins))
 
 
 def test_one_array_is_asked_for() -> None:
-    with pytest.raises(ValueError, match="one array, not 0"):
+    with pytest.raises(ValueError, match="not 0 arrays"):
         event_of(value("histogram", None))
 
 

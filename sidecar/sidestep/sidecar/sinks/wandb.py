@@ -241,11 +241,26 @@ class WandbSink:
             self._complain(f"W&B: a value of kind {value.kind!r:.80} is skipped: {error}")
             return
         key = self._key(value.tag)
-        if hasattr(shown, "bind_to_run"):
-            # wandb would name the file after the tag, which may be no name for a file.
-            shown.bind_to_run(self._run, _UNSAFE.sub("_", value.tag)[-100:], value.step)
-        self._row(value.step, value.time_ns, [key]).objects[key] = shown
+        bound = self._bound(shown, value)
+        self._row(value.step, value.time_ns, [key]).objects[key] = bound
         self._hand_over(_BATCH_ROWS)
+
+    def _bound(self, shown: Any, value: Value) -> object:
+        """`shown` with its files in the run's folder."""
+        # wandb would name the files after the tag, which may be no name for a file.
+        name = _UNSAFE.sub("_", value.tag)[-100:]
+        if isinstance(shown, list):
+            most = getattr(shown[0], "MAX_ITEMS", len(shown))
+            if len(shown) > most:
+                self._complain(f"W&B shows {most} of the {len(shown)} images under {value.tag!r}")
+            shown = shown[:most]
+            for item in shown:
+                item.bind_to_run(self._run, name, value.step)
+            # What wandb makes of a list, which it would bind again, under the tag's own name.
+            return type(shown[0]).seq_to_json(shown, self._run, name, value.step)
+        if hasattr(shown, "bind_to_run"):
+            shown.bind_to_run(self._run, name, value.step)
+        return shown
 
     def _row(self, step: int, time_ns: int, keys: Iterable[str]) -> Row:
         """The last row if values of `step` under `keys` can be in it, or else a new one."""

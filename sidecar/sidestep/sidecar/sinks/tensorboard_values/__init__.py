@@ -14,9 +14,10 @@ from typing import Any, Final
 
 from sidestep.proto import Value
 
+from .audio import audio
 from .events import event
-from .histograms import histogram
-from .images import image
+from .histograms import histogram, histogram_counts
+from .images import image, images, masked_image, video
 from .rendered import Rendered, new_event
 from .text import text
 
@@ -24,10 +25,15 @@ Renderer = Callable[[Value, Any], None]
 """Fills in the Event that shows a value."""
 
 RENDERERS: Final[Mapping[str, Renderer]] = {
+    "audio": audio,
     "event": event,
     "histogram": histogram,
+    "histogram_counts": histogram_counts,
     "image": image,
+    "images": images,
+    "masked_image": masked_image,
     "text": text,
+    "video": video,
 }
 """What shows which kind of value in one event of the run's own folder."""
 

@@ -11,17 +11,23 @@ from typing import Final
 
 from sidestep.proto import Value
 
-from .histograms import histogram
-from .images import image
+from .audio import audio
+from .histograms import histogram, histogram_counts
+from .images import image, images, masked_image, video
 from .text import text
 
 Renderer = Callable[[Value], object]
 """Makes the W&B data type that shows a value."""
 
 RENDERERS: Final[Mapping[str, Renderer]] = {
+    "audio": audio,
     "histogram": histogram,
+    "histogram_counts": histogram_counts,
     "image": image,
+    "images": images,
+    "masked_image": masked_image,
     "text": text,
+    "video": video,
 }
 """What shows which kind of value."""
 
