@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,8 @@ def test_it_loads_little(tmp_path: Path) -> None:
         import sys
         import sidestep.sidecar.worker as worker
         worker.open_sink("archive")
-        print(*{"torch", "tensorboard", "google.protobuf", "PIL", "zmq", "typer"} & set(sys.modules))
+        heavy = {"torch", "tensorboard", "google.protobuf", "PIL", "zmq", "typer"}
+        print(*heavy & set(sys.modules))
     """
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=True)
@@ -262,7 +263,7 @@ def test_every_torn_tail_is_cut_and_becomes_the_same_again(home: Home) -> None:
     sink.close(finished=False)
     whole = path.read_bytes()
     for end in range(len(committed), len(whole) + 1):
-        path.write_bytes(whole[:end])
+        os.truncate(path, end)
         sink = home.open()
         assert path.read_bytes() == committed
         for point in rest:
