@@ -34,7 +34,7 @@ from sidestep.proto.session import (
 )
 
 from .journal import ClientRow, Journal
-from .roster import DERIVED_KIND, DERIVER, ClientEntry, Limits, RunEntry
+from .roster import DERIVED_KINDS, DERIVER, ClientEntry, Limits, RunEntry
 
 _REASSEMBLY_BYTES: Final = 256 << 20
 """Memory for records that are coming in parts, of all clients together."""
@@ -80,7 +80,7 @@ class Clients:
             self.runs[run_id] = RunEntry(run_id, spec)
         for run_id, row in self._journal.cursors(DERIVER).items():
             self.runs[run_id].derived_row = row
-            self.runs[run_id].to_derive_row = self._journal.newest_row_with(run_id, DERIVED_KIND)
+            self.runs[run_id].to_derive_row = self._journal.newest_row_with(run_id, DERIVED_KINDS)
         for client in self._journal.clients():
             run = self.runs[client.run_id]
             if client.state == "daemon":
@@ -284,11 +284,12 @@ class Clients:
             return
         self._journal.begin()
         run = self.runs[entry.row.run_id]
-        if DERIVED_KIND in kinds and run.derived_row is None:
+        to_derive = not kinds.isdisjoint(DERIVED_KINDS)
+        if to_derive and run.derived_row is None:
             run.derived_row = self._journal.last_row
             self._journal.put_cursor(DERIVER, run.id, run.derived_row)
         row = self._journal.append(run.id, entry.row.id, count, data, kinds)
-        if DERIVED_KIND in kinds:
+        if to_derive:
             run.to_derive_row = row
         run.records += count
         run.last_step = entry.row.last_step = last_step

@@ -17,15 +17,14 @@ from sidestep.proto.paths import RuntimePaths, outbox_dirs
 
 from .config import SidecarSettings
 from .control import Control
-from .derive.worker import start_message
+from .deriving import Deriving, underived
 from .drain import Drain
 from .feed import Feed
 from .ingest import Ingest
 from .journal import Journal
 from .journal_reader import JournalReader
 from .lock import DaemonLock, held
-from .processes import Child
-from .roster import DERIVER, DaemonPoints, Limits
+from .roster import Limits
 from .sampling import Sampling
 from .supervisor import SinkHandle, Supervisor
 
@@ -109,10 +108,7 @@ class Daemon:
             self._log,
             archive=self._settings.archive,
         )
-        self._deriver = Child(
-            ["sidestep.sidecar.derive.worker"], lambda: start_message(self._journal_path)
-        )
-        self._deriver_told: dict[int, int] = {}
+        self._deriving = Deriving(self._journal_path, self._ingest.submit, self._log)
         self._sampling = Sampling(
             self._settings.sample_interval_s, self._ingest.submit, socket.gethostname()
         )
@@ -178,8 +174,8 @@ class Daemon:
         heard: dict[int, Callable[[], None]] = {self._wake_read: self._drain_wake}
         for sink in self._supervisor.children():
             heard[sink.child.fileno()] = partial(self._hear_sink, sink)
-        if self._deriver.running:
-            heard[self._deriver.fileno()] = self._hear_deriver
+        if self._deriving.fileno() >= 0:
+            heard[self._deriving.fileno()] = self._deriving.hear
         if self._sampling.fileno() >= 0:
             heard[self._sampling.fileno()] = self._sampling.hear
         for fd in heard:
@@ -201,7 +197,7 @@ class Daemon:
             self._had_client = True
             self._sampling.start()
         self._supervisor.tick(snapshot, {run.id for run, _ in live})
-        self._tick_deriver()
+        self._deriving.tick(snapshot)
         self._sampling.tick(live)
         passed = {run_id: self._passed(run_id) for run_id in snapshot.runs}
         if passed != self._trimmed:
@@ -217,37 +213,9 @@ class Daemon:
         snapshot = self._ingest.snapshot
         run = snapshot.runs[run_id]
         row = self._supervisor.passed(run_id, snapshot)
-        if run.derived_row is not None and run.derived_row < run.to_derive_row:
+        if run.derived_row is not None and underived(run):
             row = min(row, run.derived_row)
         return row
-
-    # --- the deriver -----------------------------------------------------------------------------
-
-    def _tick_deriver(self) -> None:
-        for run in self._ingest.snapshot.runs.values():
-            if run.derived_row is None or run.derived_row >= run.to_derive_row:
-                continue
-            if self._deriver.ensure():
-                self._deriver_told.clear()
-            if self._deriver.running and self._deriver_told.get(run.id) != run.to_derive_row:
-                self._deriver_told[run.id] = run.to_derive_row
-                self._deriver.tell({"op": "rows", "run_id": run.id, "after": run.derived_row})
-
-    def _hear_deriver(self) -> None:
-        messages = self._deriver.hear()
-        if messages is None:
-            self._log(f"the deriver ended with code {self._deriver.last_exit}; it starts again")
-            return
-        for message in messages:
-            scalars = [(int(step), int(ns), values) for step, ns, values in message["scalars"]]
-            self._ingest.submit(
-                DaemonPoints(
-                    int(message["run_id"]),
-                    DERIVER,
-                    scalars=scalars,
-                    derived_row=int(message["row"]),
-                )
-            )
 
     def about(self) -> dict[str, Any]:
         """Who this daemon is."""
@@ -296,10 +264,7 @@ class Daemon:
             sink.child.running or (self._supervisor.lag(sink, snapshot) and sink.state != "failed")
             for sink in self._supervisor.sinks()
         )
-        deriving = any(
-            run.derived_row is not None and run.derived_row < run.to_derive_row
-            for run in snapshot.runs.values()
-        )
+        deriving = any(underived(run) for run in snapshot.runs.values())
         busy = snapshot.live_runs() or behind or deriving or snapshot.adopting
         wanted = busy or held(self._paths.holders)
         self._had_client = self._had_client or bool(wanted)
@@ -326,7 +291,7 @@ class Daemon:
             if not sink.child.reap(max(0.0, deadline - time.monotonic())):
                 self._log(f"{sink.name} of run {sink.spec.name!r} did not close: killed")
                 sink.child.kill()
-        self._deriver.kill()
+        self._deriving.kill()
         self._sampling.stop()
         self._control.close()
         self._reader.close()

@@ -21,7 +21,7 @@ import msgpack
 
 from sidestep.proto import RunSpec
 
-from .journal_reader import kinds_text, pack_spec, read_runs
+from .journal_reader import kinds_condition, kinds_text, pack_spec, read_runs
 
 SCHEMA_VERSION: Final = 2
 _CHECKPOINT_BYTES: Final = 1 << 20
@@ -256,10 +256,11 @@ class Journal:
         rows = self._connection.execute("SELECT run_id, row FROM cursors WHERE name = ?", (name,))
         return {int(run_id): int(row) for run_id, row in rows}
 
-    def newest_row_with(self, run_id: int, kind: str) -> int:
-        """The newest row of a run that holds a value of `kind`, or 0."""
-        sql = "SELECT max(id) FROM batches WHERE run_id = ? AND kinds != '' AND instr(kinds, ?)"
-        found = self._connection.execute(sql, (run_id, kinds_text([kind]))).fetchone()
+    def newest_row_with(self, run_id: int, kinds: Iterable[str]) -> int:
+        """The newest row of a run that holds a value of one of `kinds`, or 0."""
+        condition, parameters = kinds_condition(kinds)
+        sql = f"SELECT max(id) FROM batches WHERE run_id = ? AND {condition}"  # noqa: S608
+        found = self._connection.execute(sql, (run_id, *parameters)).fetchone()
         return int(found[0] or 0)
 
     def clients(self) -> list[ClientRow]:

@@ -46,7 +46,7 @@ class JournalReader:
         after: int,
         run_id: int | None = None,
         *,
-        kind: str | None = None,
+        kinds: Iterable[str] | None = None,
         max_bytes: int = 4 << 20,
         until: int | None = None,
     ) -> list[Row]:
@@ -60,9 +60,9 @@ class JournalReader:
             sql, parameters = sql + " AND id <= ?", [*parameters, until]
         if run_id is not None:
             sql, parameters = sql + " AND run_id = ?", [*parameters, run_id]
-        if kind is not None:
-            sql += " AND kinds != '' AND instr(kinds, ?)"
-            parameters = [*parameters, kinds_text([kind])]
+        if kinds is not None:
+            condition, texts = kinds_condition(kinds)
+            sql, parameters = f"{sql} AND {condition}", [*parameters, *texts]
         found: list[Row] = []
         nbytes = 0
         cursor = self._connection.execute(sql + " ORDER BY id", parameters)
@@ -141,6 +141,12 @@ def rows_iterator(reader: JournalReader, after: int, until: int) -> Iterator[Row
 def kinds_text(kinds: Iterable[str]) -> str:
     """Kinds as one text in which a kind can be found by its delimiters."""
     return "".join(f",{kind}," for kind in sorted(kinds))
+
+
+def kinds_condition(kinds: Iterable[str]) -> tuple[str, list[str]]:
+    """The SQL that finds rows with a value of any of `kinds`, and its parameters."""
+    texts = [kinds_text([kind]) for kind in kinds]
+    return f"kinds != '' AND ({' OR '.join(['instr(kinds, ?)'] * len(texts))})", texts
 
 
 def read_runs(connection: sqlite3.Connection) -> dict[int, RunSpec]:

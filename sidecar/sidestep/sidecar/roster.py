@@ -11,10 +11,10 @@ from sidestep.proto import Hello, RunSpec, ServerSession, Value
 from .journal import ClientRow
 
 DERIVER: Final = "derive"
-"""Name of the deriver's cursor."""
+"""Name of the derivers' cursor: one, since they are one process."""
 
-DERIVED_KIND: Final = "moments"
-"""The kind of value that the deriver reads."""
+DERIVED_KINDS: Final = frozenset({"moments", "parameters"})
+"""The kinds of value that the derivers read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,9 +64,9 @@ def test_rows_with_values_are_found_by_their_kind(path: str) -> None:
     journal.append(run_id, client_id, 1, b"12345678", {"moment"})
     journal.commit()
     reader = JournalReader(path)
-    assert [r.id for r in reader.rows(0, run_id, kind="moments")] == [row]
-    assert journal.newest_row_with(run_id, "moments") == row
-    assert journal.newest_row_with(run_id, "text") == 0
+    assert [r.id for r in reader.rows(0, run_id, kinds=["moments"])] == [row]
+    assert journal.newest_row_with(run_id, ["moments"]) == row
+    assert journal.newest_row_with(run_id, ["text"]) == 0
     journal.close()
 
 

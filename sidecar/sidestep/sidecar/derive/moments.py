@@ -1,45 +1,78 @@
-"""A `moments` value of the client to the scalars that it stands for."""
+"""The deriver of kind ``moments``: a representation's moments to all its statistics."""
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Iterable, Iterator
 
 import numpy as np
-import numpy.typing as npt
 
-from sidestep.proto import RemoteProtocolError, Value
-from sidestep.proto.records import Array
+from sidestep.proto import Array, Value
 
-from .spectrum import participation_ratio, rankme
+from .additive import Floats, Moments
+from .decode import decode
+from .deriver import Derived, Observation, Source
+from .figures import figures
+from .spectrum import Spectrum, spectrum
+
+_HISTOGRAM_BINS = 30
 
 
-def scalars(value: Value) -> dict[str, float]:
-    """The statistics of a representation, by tag.
-
-    Args:
-        value: of kind ``moments``: arrays mean (D,), (std, norm), and, when the spectrum was
-            due, the centred Gram matrix (D, D); info has ``n``.
-
-    Returns:
-        `T_std` and `T_norm`, and with a Gram matrix `T_rank` and `T_pr`; one that is undefined
-        is absent.
+def derive(source: Source, value: Value) -> Iterator[Derived]:
+    """The figures of a representation, and when it was due its spectrum.
 
     Raises:
-        RemoteProtocolError: the value is not made as said.
+        RemoteProtocolError: the value is not made as `decode` says.
     """
-    n = value.info.get("n")
-    arrays = [_float64(array) for array in value.arrays]
-    shapes = [array.shape for array in arrays]
-    d = shapes[0][0] if shapes and len(shapes[0]) == 1 else 0
-    if type(n) is not int or n < 1 or d < 1 or shapes[1:] not in ([(2,)], [(2,), (d, d)]):
-        raise RemoteProtocolError("malformed", f"moments of n={n!r} with arrays {shapes}")
-    found: dict[str, float | None] = {"std": float(arrays[1][0]), "norm": float(arrays[1][1])}
-    if len(arrays) == 3:
-        found["rank"] = rankme(arrays[0], arrays[2], n)
-        found["pr"] = participation_ratio(arrays[2], n)
-    return {f"{value.tag}_{name}": x for name, x in found.items() if x is not None}
+    for moments in gathered(source, value, decode(value)):
+        yield derived(source.run_id, value, moments)
 
 
-def _float64(array: Array) -> npt.NDArray[np.float64]:
-    data = np.frombuffer(array.data, dtype=np.dtype(array.dtype)).reshape(array.shape)
-    return cast("npt.NDArray[np.float64]", data.astype(np.float64))
+def gathered(source: Source, value: Value, moments: Moments) -> Iterable[Moments]:  # noqa: ARG001
+    """The moments that are complete now that these have come.
+
+    Each rank's for itself. Ranks of one step will be gathered here: kept by (run, tag, step) until
+    all have come or a time is over, then joined with `additive.merge`.
+    """
+    return (moments,)
+
+
+def derived(run_id: int, value: Value, moments: Moments) -> Derived:
+    """What is journalled of the moments that `value` brought, or completed."""
+    found = figures(moments)
+    whole = spectrum(moments)
+    values: list[Value] = []
+    if whole is not None:
+        found.update(whole.figures)
+        values = _drawn(value, whole, moments)
+    return Derived(
+        value.step,
+        value.time_ns,
+        {f"{value.tag}_{suffix}": x for suffix, x in found.items()},
+        values,
+        Observation(run_id, value.tag, value.step, value.time_ns, found),
+    )
+
+
+def _drawn(value: Value, whole: Spectrum, moments: Moments) -> list[Value]:
+    """The eigenvalues for the sinks to draw: as a curve, and as a histogram of their logarithms."""
+    positive = whole.eigenvalues[whole.eigenvalues > 0]
+    if not positive.size:
+        return []
+    step, time_ns = value.step, value.time_ns
+    info: dict[str, object] = {"n": moments.rows.n, "d": moments.d}
+    info |= {k: whole.figures[k] for k in ("rank", "pr", "alpha") if k in whole.figures}
+    return [
+        Value("spectrum", f"{value.tag}_spectrum", step, time_ns, info, [_array(positive)]),
+        Value(
+            "histogram",
+            f"{value.tag}_eigenvalues",
+            step,
+            time_ns,
+            {"bins": _HISTOGRAM_BINS},
+            [_array(np.log10(positive))],
+        ),
+    ]
+
+
+def _array(numbers: Floats) -> Array:
+    return Array("float64", numbers.shape, numbers.astype("<f8").tobytes())

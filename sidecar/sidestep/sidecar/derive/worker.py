@@ -1,8 +1,12 @@
-"""The deriver's process: reads moments from the journal, sends back the scalars made of them.
+"""The derivers' process: reads values from the journal, sends back what is made of them.
 
-It keeps nothing: the daemon journals what it says together with the cursor, in one transaction,
-and tells a new process where to begin. Its linear algebra runs on one thread, so that it does not
-take the trainer's cores.
+The daemon journals what it says together with the cursor, in one transaction, and tells a new
+process where to begin: what was said before a death is not said twice, and what was not is said
+then. Its linear algebra runs on one thread, so that it does not take the trainer's cores. Nobody
+waits for it: a deriver that falls behind is a cursor that stands still.
+
+To add a kind: a function `Derive` in a module of its own, a line in `deriver_of`, and its name in
+`roster.DERIVED_KINDS`. To watch representations: a `Watcher`, in `watchers`.
 """
 
 from __future__ import annotations
@@ -11,14 +15,39 @@ import os
 import signal
 import socket
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
 
-from sidestep.proto import RemoteProtocolError, Value
+from sidestep.proto import LocalProtocolError, RemoteProtocolError, Value
+from sidestep.proto.records import encode_value
 
 from ..channel import Channel, ChannelClosedError
 from ..journal_reader import JournalReader, Row
+from ..roster import DERIVED_KINDS
 
-_MAX_BYTES = 16 << 20
+if TYPE_CHECKING:
+    from .deriver import Derive, Derived, Watcher
+
+_MAX_BYTES: Final = 16 << 20
+_PART_BYTES: Final = 4 << 20
+"""A message of more is divided: neither end has to hold much twice."""
+
+_MAX_VALUE_BYTES: Final = 32 << 20
+"""A record that no message has room for; nothing that a deriver makes is near it."""
+
+
+def deriver_of(kind: str) -> Derive | None:
+    """What derives from values of `kind`; numpy is loaded with the first, not at the start."""
+    if kind == "moments":
+        from .moments import derive
+
+        return derive
+    return None
+
+
+def watchers() -> Sequence[Watcher]:
+    """Those who are shown every observation of a representation."""
+    return ()
 
 
 def main() -> None:
@@ -26,49 +55,127 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
-    reader: JournalReader | None = None
-    done: dict[int, int] = {}
+    worker: Worker | None = None
     try:
         while True:
             for message in channel.receive():
                 if message["op"] == "start":
-                    reader = JournalReader(str(message["journal"]))
-                elif reader is not None and message["op"] == "rows":
-                    run_id, after = int(message["run_id"]), int(message["after"])
-                    after = max(after, done.get(run_id, 0))
-                    done[run_id] = _derive(channel, reader, run_id, after)
+                    worker = Worker(channel, JournalReader(str(message["journal"])), watchers())
+                elif worker is not None and message["op"] == "rows":
+                    worker.derive(int(message["run_id"]), int(message["after"]))
     except ChannelClosedError:
         os._exit(0)
 
 
-def _derive(channel: Channel, reader: JournalReader, run_id: int, after: int) -> int:
-    """Send what can be made of a run's rows after `after`; returns the last row."""
-    while rows := reader.rows(after, run_id, kind="moments", max_bytes=_MAX_BYTES):
-        for row in rows:
-            channel.send({"run_id": run_id, "row": row.id, "scalars": _scalars(reader, row)})
-        after = rows[-1].id
-    return after
+class Worker:
+    """Derives run after run, in the order of the journal's rows.
+
+    Args:
+        channel: to the daemon.
+        reader: of the journal, for this process alone.
+        watching: is shown every observation.
+    """
+
+    def __init__(
+        self, channel: Channel, reader: JournalReader, watching: Sequence[Watcher]
+    ) -> None:
+        self._channel = channel
+        self._reader = reader
+        self._watching = watching
+        self._done: dict[int, int] = {}
+
+    def derive(self, run_id: int, after: int) -> None:
+        """Send what can be made of a run's rows after `after`, all that there are."""
+        after = max(after, self._done.get(run_id, 0))
+        while rows := self._reader.rows(after, run_id, kinds=DERIVED_KINDS, max_bytes=_MAX_BYTES):
+            for row in rows:
+                self._row(run_id, row)
+            after = rows[-1].id
+        self._done[run_id] = after
+
+    def _row(self, run_id: int, row: Row) -> None:
+        """Send what is made of a row: parts, the last of which says that the row is done."""
+        from ..points import read_points
+
+        part = Part(run_id)
+        try:
+            points = list(read_points(row.data, self._tag_sets(row)))
+        except RemoteProtocolError as error:
+            part.refuse(f"journal row {row.id}", error)
+            points = []
+        for value in points:
+            if isinstance(value, Value):
+                for derived in self._value(run_id, row, value, part):
+                    part.add(derived)
+                    if part.nbytes > _PART_BYTES:
+                        self._channel.send(part.message())
+                        part = Part(run_id, part.refused)
+        self._channel.send({**part.message(), "row": row.id, "refused": part.refused})
+
+    def _value(self, run_id: int, row: Row, value: Value, part: Part) -> list[Derived]:
+        derive = deriver_of(value.kind)
+        if derive is None:
+            return []
+        from .deriver import Source
+
+        found: list[Derived] = []
+        try:
+            for derived in derive(Source(run_id, row.client_id, row.id), value):
+                found.append(derived)
+                if derived.observation is not None:
+                    for watcher in self._watching:
+                        found.extend(watcher(derived.observation))
+        except Exception as error:  # noqa: BLE001 - it must not be met again and again, for ever
+            part.refuse(f"{value.kind} {value.tag!a:.100} at step {value.step}", error)
+        return found
+
+    def _tag_sets(self, row: Row) -> Any:
+        return self._reader.tag_sets(row.client_id, refresh=True)
 
 
-def _scalars(reader: JournalReader, row: Row) -> list[tuple[int, int, dict[str, float]]]:
-    # numpy is loaded with the first moments, not at the start.
-    from ..points import read_points
-    from .moments import scalars
+class Part:
+    """Some of what is made of a row, as one message.
 
-    found: list[tuple[int, int, dict[str, float]]] = []
-    try:
-        found.extend(
-            (points.step, points.time_ns, scalars(points))
-            for points in read_points(row.data, reader.tag_sets(row.client_id, refresh=True))
-            if isinstance(points, Value) and points.kind == "moments"
-        )
-    except RemoteProtocolError as error:
-        print(f"moments in journal row {row.id} cannot be read: {error}", flush=True)
-    return found
+    Attributes:
+        nbytes: about how long the message is.
+        refused: values of the row, up to here, of which nothing can be made.
+    """
+
+    def __init__(self, run_id: int, refused: int = 0) -> None:
+        self._run_id = run_id
+        self._scalars: list[tuple[int, int, dict[str, float]]] = []
+        self._values: list[bytes] = []
+        self.nbytes = 0
+        self.refused = refused
+
+    def add(self, derived: Derived) -> None:
+        """Take what a deriver or a watcher has made."""
+        if derived.scalars:
+            self._scalars.append((derived.step, derived.time_ns, dict(derived.scalars)))
+            self.nbytes += 64 * len(derived.scalars)
+        for value in derived.values:
+            try:
+                length, pieces = encode_value(value)
+                if length > _MAX_VALUE_BYTES:
+                    raise LocalProtocolError(f"{length} bytes, at most {_MAX_VALUE_BYTES}")
+            except LocalProtocolError as error:
+                self.refuse(f"{value.kind} {value.tag!a:.100}", error)
+                continue
+            self._values.append(b"".join(pieces))
+            self.nbytes += length
+
+    def refuse(self, what: str, error: Exception) -> None:
+        """Count and say what cannot be used."""
+        self.refused += 1
+        print(f"nothing can be derived of {what}: {type(error).__name__}: {error}", flush=True)
+
+    def message(self) -> dict[str, Any]:
+        """For the daemon."""
+        return {"run_id": self._run_id, "scalars": self._scalars, "values": self._values}
 
 
 def start_message(journal_path: str) -> dict[str, Any]:
-    """What a new deriver process is told first."""
+    """What a new process is told first."""
     return {"op": "start", "journal": journal_path}
 
 
