@@ -13,6 +13,7 @@ BinRule = Literal["tensorflow", "auto", "fd", "doane", "scott", "stone", "rice",
 """How buckets are chosen: TensorBoard's exponential ones, or one of `numpy.histogram`'s rules."""
 
 _RULES: Final = ("auto", "fd", "doane", "scott", "stone", "rice", "sturges", "sqrt")
+_WIRE_NAMES: Final = {"low": "min", "high": "max", "total": "sum"}
 _MAX_BINS: Final = 4096
 _MAX_EDGES: Final = 100_001
 
@@ -81,7 +82,7 @@ class Histogram(Value):
                 edges that are no real numbers.
         """
         made = cls(counts, bins=edges)
-        given = {"min": low, "max": high, "num": num, "sum": total, "sum_squares": sum_squares}
+        given = {"low": low, "high": high, "num": num, "total": total, "sum_squares": sum_squares}
         made._counted = {name: value for name, value in given.items() if value is not None}
         return made
 
@@ -123,7 +124,7 @@ class Histogram(Value):
                     f"Histogram {name} is a tensor on a device: reading it would synchronize"
                 )
             try:
-                info[name] = float(value)
+                info[_WIRE_NAMES.get(name, name)] = float(value)
             except (TypeError, ValueError, OverflowError):
                 raise InvalidValueError(f"Histogram {name} must be a number") from None
         return Prepared("histogram_counts", info, (edges, counts))

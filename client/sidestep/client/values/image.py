@@ -12,6 +12,9 @@ from .media import as_pixels, clean_text, clean_texts, layout_of, shape_of, whol
 
 _MAX_BOXES: Final = 4096
 _MAX_SCALE: Final = 64.0
+_MAX_PIXELS: Final = 1 << 26
+"""Of a picture that is made larger."""
+
 _MAX_SIDE: Final = 65_500
 """More pixels in a row no viewer takes."""
 
@@ -146,10 +149,10 @@ def _scale(rescale: object, sides: tuple[int, int]) -> float:
     if not isinstance(rescale, (int, float)) or not 0 < rescale <= _MAX_SCALE:
         raise InvalidValueError(f"Image rescale must be a number over 0, at most {_MAX_SCALE:g}")
     small, large = (math.floor(side * rescale) for side in (min(sides), max(sides)))
-    if small < 1 or large > _MAX_SIDE:
+    if small < 1 or small * large > _MAX_PIXELS:
         raise InvalidValueError(
             f"Image of {sides[0]} by {sides[1]} pixels cannot be rescaled by {rescale}: expected "
-            f"1 to {_MAX_SIDE} pixels either way"
+            f"a pixel or more either way, and at most {_MAX_PIXELS:,} in all"
         )
     return float(rescale)
 
