@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
 _MAX_DEPTH: Final = 16
+_MAX_SETTING: Final = 4096
 
 
 def plain_config(config: Mapping[Any, Any]) -> dict[str, object]:
@@ -14,17 +16,26 @@ def plain_config(config: Mapping[Any, Any]) -> dict[str, object]:
 
 
 def flat_config(config: Mapping[Any, Any]) -> dict[str, bool | int | float | str]:
-    """A configuration of one level: nested names are joined with "/".
+    """A configuration as hyperparameters: of one level, nested names joined with "/".
 
-    Numbers, bools and texts stay what they are; everything else becomes its text.
+    Bools, texts (their first 4,096 characters) and finite numbers of 64 bits stay what they are;
+    everything else becomes its text. One that is odd must not take the others with it.
     """
     flat: dict[str, bool | int | float | str] = {}
     for key, value in _mapping(config, 0).items():
         if isinstance(value, dict) and value:
             flat |= {f"{key}/{name}": item for name, item in flat_config(value).items()}
         else:
-            flat[key] = value if isinstance(value, (bool, int, float, str)) else _text(value)
+            flat[key or "''"] = _setting(value)
     return flat
+
+
+def _setting(value: object) -> bool | int | float | str:
+    if isinstance(value, bool) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, int) and -(1 << 63) <= value < 1 << 63:
+        return value
+    return _text(value)[:_MAX_SETTING]
 
 
 def _mapping(config: Mapping[Any, Any], depth: int) -> dict[str, object]:
