@@ -96,8 +96,8 @@ def csv_writer(out: IO[bytes], run: str) -> Writer:
 
     def head(tag: str) -> str:
         text = io.StringIO()
-        csv.writer(text, lineterminator=",").writerow((run, tag))
-        return text.getvalue()
+        csv.writer(text).writerow((run, tag))
+        return text.getvalue().removesuffix("\r\n") + ","
 
     header = ",".join(COLUMNS) + "\n"
     return TextWriter(out, header, head, "{},{},".format, _reprs, "\n")
