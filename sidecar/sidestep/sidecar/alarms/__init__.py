@@ -1,0 +1,34 @@
+"""Decides, from a representation's statistics alone, whether it has collapsed.
+
+Pure: figures in, states and transitions out; what is read, stored and sent is done elsewhere.
+"""
+
+from __future__ import annotations
+
+from .machine import TagState, Transition, observe
+from .observation import FIGURES, ZERO_VARIANCE, Observation
+from .rules import Rules
+from .run import PREFIX, Alarm, RunAlarms, alarm_tag, details, first_to_fall, worst
+from .states import TRANSITIONS, Event, State, is_alarm, level
+
+__all__ = [
+    "FIGURES",
+    "PREFIX",
+    "TRANSITIONS",
+    "ZERO_VARIANCE",
+    "Alarm",
+    "Event",
+    "Observation",
+    "Rules",
+    "RunAlarms",
+    "State",
+    "TagState",
+    "Transition",
+    "alarm_tag",
+    "details",
+    "first_to_fall",
+    "is_alarm",
+    "level",
+    "observe",
+    "worst",
+]
