@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .books import Stats
     from .config_file import ConfigurationError
     from .emitter import Client, Reduce
+    from .parameters import Gradients, Weights
     from .representation import Representation
     from .values import InvalidValueError, Value
     from .values.audio import Audio
@@ -42,6 +43,7 @@ _HOMES = {
     "CustomScalars": ".values.custom_scalars",
     "Embedding": ".values.embedding",
     "Figure": ".values.figure",
+    "Gradients": ".parameters",
     "Graph": ".values.graph",
     "HParams": ".values.hparams",
     "Histogram": ".values.histogram",
@@ -57,6 +59,7 @@ _HOMES = {
     "Text": ".values.text",
     "Value": ".values",
     "Video": ".values.video",
+    "Weights": ".parameters",
 }
 
 _default: Client | None = None
@@ -227,6 +230,7 @@ __all__ = [
     "CustomScalars",
     "Embedding",
     "Figure",
+    "Gradients",
     "Graph",
     "HParams",
     "Histogram",
@@ -242,6 +246,7 @@ __all__ = [
     "Text",
     "Value",
     "Video",
+    "Weights",
     "connect",
     "emit",
     "finish",

@@ -42,6 +42,10 @@ def deriver_of(kind: str) -> Derive | None:
         from .moments import derive
 
         return derive
+    if kind == "parameters":
+        from .parameters import derive
+
+        return derive
     return None
 
 

@@ -15,10 +15,19 @@ from typing import Any, Final
 from sidestep.proto import Value
 
 from .audio import audio
+from .custom_scalars import custom_scalars
+from .embeddings import embedding
 from .events import event
+from .graphs import graph
 from .histograms import histogram, histogram_counts
+from .hparams import hparams
 from .images import image, images, masked_image, video
+from .meshes import mesh
+from .pr_curves import pr_curve
+from .purges import purge
 from .rendered import Rendered, new_event
+from .spectra import spectrum
+from .tensors import tensor
 from .text import text
 
 Renderer = Callable[[Value, Any], None]
@@ -26,12 +35,18 @@ Renderer = Callable[[Value, Any], None]
 
 RENDERERS: Final[Mapping[str, Renderer]] = {
     "audio": audio,
+    "custom_scalars": custom_scalars,
     "event": event,
     "histogram": histogram,
     "histogram_counts": histogram_counts,
     "image": image,
     "images": images,
     "masked_image": masked_image,
+    "mesh": mesh,
+    "pr_curve": pr_curve,
+    "pr_curve_counts": pr_curve,
+    "tensor": tensor,
+    "spectrum": spectrum,
     "text": text,
     "video": video,
 }
@@ -40,10 +55,15 @@ RENDERERS: Final[Mapping[str, Renderer]] = {
 Composer = Callable[[Value], Rendered]
 """Makes all that is to be written of a value."""
 
-COMPOSERS: Final[Mapping[str, Composer]] = {}
+COMPOSERS: Final[Mapping[str, Composer]] = {
+    "embedding": embedding,
+    "graph": graph,
+    "hparams": hparams,
+    "purge": purge,
+}
 """What shows which kind of value in any other way."""
 
-IGNORED: Final = frozenset({"moments"})
+IGNORED: Final = frozenset({"moments", "parameters"})
 """Kinds that are for the derivers alone."""
 
 

@@ -14,6 +14,7 @@ from sidestep.proto import Value
 from .audio import audio
 from .histograms import histogram, histogram_counts
 from .images import image, images, masked_image, video
+from .spectra import spectrum
 from .text import text
 
 Renderer = Callable[[Value], object]
@@ -26,12 +27,13 @@ RENDERERS: Final[Mapping[str, Renderer]] = {
     "image": image,
     "images": images,
     "masked_image": masked_image,
+    "spectrum": spectrum,
     "text": text,
     "video": video,
 }
 """What shows which kind of value."""
 
-IGNORED: Final = frozenset({"event", "moments"})
+IGNORED: Final = frozenset({"event", "moments", "parameters"})
 """Kinds that are for TensorBoard or the derivers alone."""
 
 
