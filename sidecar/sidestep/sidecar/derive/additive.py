@@ -172,11 +172,43 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Scatter:
+    """What LiDAR is made of: V views of each of n images.
+
+    Attributes:
+        n: images.
+        freedom: degrees of freedom of `between`: n − 1, less one for each further part.
+        views: V.
+        between: (D', D'), Σ_i (μ_i − μ)(μ_i − μ)ᵀ.
+        within: (D', D'), Σ_i Σ_v (x_iv − μ_i)(x_iv − μ_i)ᵀ.
+    """
+
+    n: int
+    freedom: int
+    views: int
+    between: Floats
+    within: Floats
+
+    def merged(self, other: Scatter) -> Scatter | None:
+        """Of both, pooled: the mean μ does not cross, so what separates the parts is not seen."""
+        if self.views != other.views or self.between.shape != other.between.shape:
+            return None
+        return Scatter(
+            self.n + other.n,
+            self.freedom + other.freedom,
+            self.views,
+            self.between + other.between,
+            self.within + other.within,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Moments:
     """All that is known of a representation at one step, or of several put together.
 
     Attributes:
         d: D, the number of dimensions.
+        n_images: images that the rows are of.
         rows: the rows without a non-finite element: n, mean (D,), m2 (D,).
         nonfinite: elements that are NaN or infinite.
         norms: L2 norms of the same rows, numbers.
@@ -185,11 +217,13 @@ class Moments:
         gram: (D, D), centred, of `rows`, when the spectrum was due.
         two_way: when there are several images and several tokens an image.
         target: when the representation has a pair.
+        scatter: when there are views, and the spectrum was due.
         averages: optional statistics by their suffix, and ``loss``: what is not additive is
             averaged over rows.
     """
 
     d: int
+    n_images: int
     rows: Spread
     nonfinite: float
     norms: Spread
@@ -198,6 +232,7 @@ class Moments:
     gram: Floats | None = None
     two_way: TwoWay | None = None
     target: Target | None = None
+    scatter: Scatter | None = None
     averages: Mapping[str, Average] = field(default_factory=dict[str, Average])
 
 
@@ -214,6 +249,7 @@ def merge(a: Moments, b: Moments) -> Moments:
         raise ValueError(f"{a.d} and {b.d} dimensions cannot be merged")
     return Moments(
         a.d,
+        a.n_images + b.n_images,
         a.rows.merged(b.rows),
         a.nonfinite + b.nonfinite,
         a.norms.merged(b.norms),
@@ -222,6 +258,7 @@ def merge(a: Moments, b: Moments) -> Moments:
         merged_gram(a.rows.n, a.rows.mean, a.gram, b.rows.n, b.rows.mean, b.gram),
         _merged_two_way(a, b),
         _merged_target(a, b),
+        a.scatter.merged(b.scatter) if a.scatter and b.scatter else None,
         _merged_averages(a.averages, b.averages),
     )
 

@@ -11,11 +11,16 @@ optional statistics. All arrays are float32; sums run over the rows without a no
     gram (D, D)              only if due, and then also
     image_mean (D,)  image_gram (D, D)    of one token an image (left out when tokens is 1)
     position_means (tokens, D)            only if shares
+    between (D', D')  within (D', D')     only with the extra "lidar"
+
+"shares" is whether there are position means when due. The number under "lidar" is that of its
+images; ``info`` then also has "views".
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final, cast
 
 import numpy as np
@@ -28,6 +33,7 @@ from .additive import (
     Floats,
     ImageTokens,
     Moments,
+    Scatter,
     Spread,
     Target,
     TwoWay,
@@ -55,10 +61,39 @@ SCALARS: Final = (
 )
 """What the first array holds before the extras."""
 
+LIDAR: Final = "lidar"
+"""An extra whose number is a count, and which has arrays of its own."""
+
 _COUNTS: Final = ("n", "nonfinite", "n_unit", "n_images")
 _VERSION: Final = 2
 _MAX_COUNT: Final = 1 << 40
 """More rows nobody has; what is far beyond would overflow later."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """What `info` says of the arrays."""
+
+    d: int
+    images: int
+    tokens: int
+    paired: bool
+    due: bool
+    shares: bool
+    views: int
+    extras: tuple[str, ...]
+
+    def shapes(self, scatter: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """Of the arrays, when `scatter` is that of the last one."""
+        d = self.d
+        shapes: list[tuple[int, ...]] = [(len(SCALARS) + len(self.extras),)]
+        shapes += [(d,)] * (4 + self.paired)
+        if self.due:
+            shapes += [(d, d)]
+            shapes += [(d,), (d, d)] if self.tokens > 1 else []
+            shapes += [(self.tokens, d)] if self.shares else []
+            shapes += [scatter[:1] * 2] * 2 if LIDAR in self.extras else []
+        return shapes
 
 
 def decode(value: Value) -> Moments:
@@ -67,77 +102,77 @@ def decode(value: Value) -> Moments:
     Raises:
         RemoteProtocolError: it is not made as said above.
     """
-    info = value.info
-    if info.get("v") != _VERSION:
-        raise RemoteProtocolError("malformed", f"moments of version {info.get('v')!r:.20}, not 2")
-    d, tokens = _positive(value, "d"), _positive(value, "tokens")
-    paired, due, shares = (_flag(value, name) for name in ("paired", "due", "shares"))
-    extras = _names(info.get("extras", []))
-    shapes: list[tuple[int, ...]] = [(len(SCALARS) + len(extras),), (d,), (d,), (d,), (d,)]
-    shapes += [(d,)] * paired
-    if due:
-        shapes += [(d, d)] + [(d,), (d, d)] * (tokens > 1) + [(tokens, d)] * shares
+    layout = _layout(value)
     found = [array.shape for array in value.arrays]
+    shapes = layout.shapes(found[-1] if found else ())
     if found != shapes or any(array.dtype != "float32" for array in value.arrays):
         raise RemoteProtocolError("malformed", f"moments with arrays {found!s:.200}, not {shapes}")
     arrays = (_float64(array) for array in value.arrays)
     numbers = cast("list[float]", next(arrays).tolist())
-    scalars = dict(zip((*SCALARS, *extras), numbers, strict=True))
+    scalars = dict(zip((*SCALARS, *layout.extras), numbers, strict=True))
     for name in _COUNTS:
         _count(scalars[name], name)
-    return _moments(scalars, arrays, d, tokens, paired, due, shares, extras)
+    return _moments(layout, scalars, arrays)
 
 
-def _moments(
-    scalars: dict[str, float],
-    arrays: Iterator[Floats],
-    d: int,
-    tokens: int,
-    paired: bool,
-    due: bool,
-    shares: bool,
-    extras: list[str],
-) -> Moments:
-    n, n_unit, n_images = (int(scalars[name]) for name in ("n", "n_unit", "n_images"))
+def _layout(value: Value) -> _Layout:
+    version = value.info.get("v")
+    if version != _VERSION:
+        raise RemoteProtocolError("malformed", f"moments of version {version!r:.20}, not 2")
+    extras = _names(value.info.get("extras", []))
+    return _Layout(
+        _positive(value, "d"),
+        _positive(value, "images"),
+        _positive(value, "tokens"),
+        _flag(value, "paired"),
+        _flag(value, "due"),
+        _flag(value, "shares"),
+        _positive(value, "views") if LIDAR in extras else 0,
+        extras,
+    )
+
+
+def _moments(layout: _Layout, scalars: dict[str, float], arrays: Iterator[Floats]) -> Moments:
+    n, n_unit = int(scalars["n"]), int(scalars["n_unit"])
     rows = _spread(n, next(arrays), next(arrays))
     unit = _spread(n_unit, next(arrays) / max(n_unit, 1), next(arrays))
-    target = _target(scalars, next(arrays)) if paired else None
-    gram = next(arrays) if due else None
-    images = _images(scalars, n_images, rows, gram, arrays, due, tokens)
-    position_means = next(arrays) if due and shares else None
-    averages = {
-        name: Average(float(n), scalars[name])
-        for name in ("loss", *extras)
-        if np.isfinite(scalars[name])
-    }
+    target = _target(scalars, next(arrays)) if layout.paired else None
+    gram = next(arrays) if layout.due else None
+    images = _images(layout, scalars, rows, gram, arrays)
+    position_means = next(arrays) if layout.due and layout.shares else None
     return Moments(
-        d,
+        layout.d,
+        layout.images,
         rows,
         scalars["nonfinite"],
         _spread(n, np.asarray(scalars["norm_mean"]), np.asarray(scalars["norm_m2"])),
         unit,
         images,
         gram if n else None,
-        _two_way(scalars, rows, tokens, position_means),
+        _two_way(scalars, rows, layout.tokens, position_means),
         target,
-        averages,
+        _scatter(layout, scalars, arrays) if layout.due and layout.views else None,
+        {
+            name: Average(float(n), scalars[name])
+            for name in ("loss", *layout.extras)
+            if name != LIDAR and np.isfinite(scalars[name])
+        },
     )
 
 
 def _images(
+    layout: _Layout,
     scalars: dict[str, float],
-    n_images: int,
     rows: Spread,
     gram: Floats | None,
     arrays: Iterator[Floats],
-    due: bool,
-    tokens: int,
 ) -> ImageTokens:
-    if due:
-        mean, own = (rows.mean, gram) if tokens == 1 else (next(arrays), next(arrays))
-        if own is not None and n_images:
-            return image_tokens(n_images, mean, own)
-    return image_traces(n_images, scalars["image_trace"], scalars["image_square"])
+    n = int(scalars["n_images"])
+    if gram is not None:
+        mean, own = (rows.mean, gram) if layout.tokens == 1 else (next(arrays), next(arrays))
+        if n:
+            return image_tokens(n, mean, own)
+    return image_traces(n, scalars["image_trace"], scalars["image_square"])
 
 
 def _two_way(
@@ -147,8 +182,18 @@ def _two_way(
     total = scalars["ss_total"]
     if tokens < 2 or not rows.n or not np.isfinite([by_image, by_position, total]).all():
         return None
+    # Exact unless rows were left out: how many whole images remained is not said.
     images = rows.n / tokens
-    return TwoWay(images, tokens, rows.mean, by_image, by_position, total, position_means)
+    mean = rows.mean if position_means is None else position_means.mean(axis=0)
+    return TwoWay(images, tokens, mean, by_image, by_position, total, position_means)
+
+
+def _scatter(
+    layout: _Layout, scalars: dict[str, float], arrays: Iterator[Floats]
+) -> Scatter | None:
+    n = _count(scalars[LIDAR], LIDAR)
+    between, within = next(arrays), next(arrays)
+    return Scatter(n, n - 1, layout.views, between, within) if n > 1 else None
 
 
 def _target(scalars: dict[str, float], mean: Floats) -> Target:
@@ -189,9 +234,10 @@ def _flag(value: Value, name: str) -> bool:
     return flag
 
 
-def _names(names: object) -> list[str]:
+def _names(names: object) -> tuple[str, ...]:
     if isinstance(names, list):
-        found = [name for name in cast("list[object]", names) if isinstance(name, str) and name]
-        if len(found) == len(cast("list[object]", names)) == len(set(found)):
+        found = tuple(x for x in cast("list[object]", names) if isinstance(x, str) and x)
+        # A name that is taken would overwrite what is not optional.
+        if len(found) == len(cast("list[object]", names)) == len({*found, *SCALARS}) - len(SCALARS):
             return found
     raise RemoteProtocolError("malformed", f"moments with extras = {names!r:.80}")

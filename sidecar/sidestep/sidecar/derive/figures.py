@@ -8,20 +8,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Final
 
 import numpy as np
 
-from .additive import Moments, Spread
-from .spectrum import participation_ratio_of
+from .additive import Floats, Moments, Scatter, Spread
+from .spectrum import entropy_of, participation_ratio_of
 
-_DEAD: float = 0.01
+_DEAD: Final = 0.01
 """Of the median standard deviation: what spreads less is dead."""
+
+_LIDAR_DELTA: Final = 1e-4
 
 
 def figures(moments: Moments) -> dict[str, float]:
     """All figures that need no spectrum, by the suffix that follows ``T_``.
 
-    The functions below say what each of them is.
+    ``n_rows``, ``n_images``, ``n_dims``: rows that are finite, the images that they are of, D.
+    ``n_image_tokens``: what `pr_images` stands on. ``nonfinite``: elements that are NaN or
+    infinite. ``std``: the mean over dimensions of the unbiased std; N(0, s²) gives s. ``norm``:
+    the mean L2 norm of the rows; ``norm_cv``: the unbiased std of the norms over that. ``loss``
+    and the optional statistics: as they came. The others: the functions below.
     """
     with np.errstate(all="ignore"):  # huge values overflow; what comes of them is left out
         found = dict(_all(moments))
@@ -30,7 +37,8 @@ def figures(moments: Moments) -> dict[str, float]:
 
 def _all(moments: Moments) -> Iterator[tuple[str, float]]:
     yield "n_rows", moments.rows.n
-    yield "n_images", moments.images.n
+    yield "n_images", moments.n_images
+    yield "n_image_tokens", moments.images.n
     yield "n_dims", moments.d
     yield "nonfinite", moments.nonfinite
     if moments.norms.n:
@@ -40,6 +48,7 @@ def _all(moments: Moments) -> Iterator[tuple[str, float]]:
     yield "pr_images", pr_images(moments)
     yield from shares(moments)
     yield from target(moments)
+    yield "lidar", lidar(moments.scatter)
     for name, average in moments.averages.items():
         yield name, average.value
 
@@ -63,7 +72,7 @@ def _directions(moments: Moments) -> Iterator[tuple[str, float]]:
     yield "std_normalized", std_normalized(moments)
 
 
-def _variance(spread: Spread) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _variance(spread: Spread) -> Floats:
     """Unbiased: over n − 1."""
     return np.asarray(spread.m2 / (spread.n - 1))
 
@@ -152,3 +161,25 @@ def target(moments: Moments) -> Iterator[tuple[str, float]]:
         yield "target_variance", variance
         if variance > 0:
             yield "target_error", pair.squares / pair.n / variance
+
+
+def lidar(scatter: Scatter | None) -> float:
+    """LiDAR (Thilak et al. 2024): the effective rank of what tells images apart from their views.
+
+    exp(−Σ p ln p) with p = λ/Σλ + 1e-7 over the D' eigenvalues λ of Sw^(−1/2) Sb Sw^(−1/2), where
+    Sb is the unbiased covariance of the images' means and Sw that of the views about them, plus
+    1e-4 on its diagonal. Those of L⁻¹ Sb L⁻ᵀ are the same, where Sw = L Lᵀ.
+    """
+    if scatter is None or scatter.views < 2 or scatter.freedom < 1:
+        return math.nan
+    between = scatter.between / scatter.freedom
+    within = scatter.within / (scatter.n * (scatter.views - 1))
+    if not (np.isfinite(between).all() and np.isfinite(within).all()):
+        return math.nan
+    try:
+        lower = np.linalg.cholesky(within + _LIDAR_DELTA * np.eye(len(within)))
+    except np.linalg.LinAlgError:  # float32's rounding beyond 1e-4: views that are huge
+        return math.nan
+    half = np.linalg.solve(lower, between)
+    found = entropy_of(np.linalg.eigvalsh(np.linalg.solve(lower, half.T)).clip(0.0, None))
+    return math.nan if found is None else found

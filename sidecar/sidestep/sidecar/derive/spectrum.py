@@ -96,11 +96,15 @@ def rankme(mean: Floats, gram: Floats, n: int) -> float | None:
     uncentred = gram + n * np.outer(mean, mean)
     if not np.isfinite(uncentred).all():
         return None
-    sigma = np.sqrt(descending(uncentred)[: min(n, len(mean))])
-    total = float(sigma.sum())
+    return entropy_of(np.sqrt(descending(uncentred)[: min(n, len(mean))]))
+
+
+def entropy_of(numbers: Floats) -> float | None:
+    """exp(−Σ p ln p) with p = x/Σx + 1e-7, as RankMe and LiDAR have it; None when all are zero."""
+    total = float(numbers.sum())
     if total == 0.0:
         return None
-    p = sigma / total + _RANKME_EPSILON
+    p = numbers / total + _RANKME_EPSILON
     return float(np.exp(-(p * np.log(p)).sum()))
 
 

@@ -39,13 +39,13 @@ _MAX_VALUE_BYTES: Final = 32 << 20
 def deriver_of(kind: str) -> Derive | None:
     """What derives from values of `kind`; numpy is loaded with the first, not at the start."""
     if kind == "moments":
-        from .moments import derive
+        from .moments import derive as of_moments
 
-        return derive
+        return of_moments
     if kind == "parameters":
-        from .parameters import derive
+        from .parameters import derive as of_parameters
 
-        return derive
+        return of_parameters
     return None
 
 
