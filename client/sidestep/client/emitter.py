@@ -290,7 +290,8 @@ class Client:
             return
         deadline = time.monotonic() + _BLOCK_S
         self._sender.wake()
-        while not self._outbox.has_room(nbytes) and time.monotonic() < deadline:
+        # After `finish` there is nothing to wait for: the thread that draws may be in here then.
+        while self._live and not self._outbox.has_room(nbytes) and time.monotonic() < deadline:
             # In the sender's own thread (a finalizer) it is us who would have to make room.
             if self._nobody_will_come() or threading.current_thread() is self._sender:
                 return
