@@ -45,8 +45,8 @@ RENDERERS: Final[Mapping[str, Renderer]] = {
     "mesh": mesh,
     "pr_curve": pr_curve,
     "pr_curve_counts": pr_curve,
-    "tensor": tensor,
     "spectrum": spectrum,
+    "tensor": tensor,
     "text": text,
     "video": video,
 }
