@@ -205,9 +205,21 @@ class Sorter:
             hosts = [array.cpu() if on_device(array) else array for array in prepared.arrays]
             encoded(prepared, hosts)()
         elif len(devices) == 1:
-            self._stages.stage_arrays(devices.pop(), prepared.arrays, arrived)
+            self._stage_arrays(devices.pop(), prepared.arrays, arrived)
         else:
             raise InvalidValueError(f"{prepared.kind} with arrays on several devices")
+
+    def _stage_arrays(
+        self, index: int, arrays: Sequence[Any], arrived: Callable[[Sequence[Any]], None]
+    ) -> None:
+        """Stage those that are on device `index`; the others are copied, and wait for them."""
+        held = [array if _on_cuda(array) else _copied(array) for array in arrays]
+
+        def joined(staged: Sequence[Any]) -> None:
+            hosts = iter(staged)
+            arrived([next(hosts) if _on_cuda(array) else array for array in held])
+
+        self._stages.stage_arrays(index, [array for array in held if _on_cuda(array)], joined)
 
     def _check_size(self, kind: str, nbytes: int) -> None:
         most = self._outbox.max_record_bytes
@@ -224,6 +236,13 @@ def _host_bytes(array: Any) -> int:
         size = DTYPE_SIZES.get(dtype_name(array), 4)
         return int(array.numel()) * size
     return int(array.nbytes)
+
+
+def _copied(array: Any) -> Any:
+    """An array on the host that its owner may change from now on."""
+    if on_device(array):
+        return array.cpu()
+    return array.clone() if is_tensor(array) else array.copy()
 
 
 def _on_cuda(array: Any) -> bool:

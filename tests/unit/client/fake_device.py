@@ -52,6 +52,9 @@ class FakeTensor:
     def element_size(self) -> int:
         return self.data.element_size()
 
+    def reshape(self, shape: Any) -> FakeTensor:
+        return FakeTensor(self.data.reshape(shape), self.device.index)
+
     def _synchronizes(self, *_: Any) -> Any:
         raise AssertionError("this would wait for the device")
 

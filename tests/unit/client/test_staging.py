@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -324,6 +325,23 @@ def test_values_on_a_device(client: sidestep.Client, device: FakeDevice) -> None
     assert (first.tag, first.kind, first.step) == ("h", "histogram", 4)
     assert bytes(first.arrays[0].data) == torch.tensor([1.0, 2.0]).numpy().tobytes()
     assert (second.arrays[0].dtype, second.arrays[0].shape) == ("float32", (3,))
+
+
+def test_a_value_that_is_on_a_device_in_part(client: sidestep.Client, device: FakeDevice) -> None:
+    labels, weights = np.array([0, 1, 1]), torch.tensor([1.0, 2.0, 3.0])
+    curve = sidestep.PRCurve(labels, FakeTensor([0.5, 0.25, 1.0]), weights=weights)
+    metrics = {"a": 1, "b": FakeTensor([2.5]), "c": FakeTensor(3.5)}
+    client.emit({"pr": curve, "hp": sidestep.HParams({"lr": 0.1}, metrics)}, step=4)
+    labels[:] = 7
+    weights[:] = 7.0
+    device.finish()
+    client.flush(0)
+    pr, hp = values(client)
+    arrays = [np.frombuffer(array.data, array.dtype).tolist() for array in pr.arrays]
+    assert arrays == [[0, 1, 1], [0.5, 0.25, 1.0], [1.0, 2.0, 3.0]]
+    assert hp.info["metrics"] == {"a": 1, "b": None, "c": None}
+    assert hp.info["on_device"] == ["b", "c"]
+    assert [np.frombuffer(array.data, "f4").tolist() for array in hp.arrays] == [[2.5], [3.5]]
 
 
 def test_a_value_that_the_outbox_could_never_hold_is_refused_before_any_copy(
