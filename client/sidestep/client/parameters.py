@@ -6,6 +6,7 @@ changes their memory; what travels is small. No call here synchronizes with a de
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, Final
 
@@ -15,6 +16,10 @@ from .values import EmitContext, InvalidValueError, Prepared, Value, dtype_name,
 
 MAX_PARAMETERS: Final = 4000
 """In one value: their histograms must fit into a record."""
+
+TRITON_VARIABLE: Final = "SIDESTEP_TRITON"
+"""Set to 1, the histograms on CUDA are made by a Triton kernel, in one pass over memory. Not by
+default before it was seen on a GPU: it reads memory by addresses."""
 
 Named = Iterable[tuple[str, Any]]
 
@@ -46,8 +51,7 @@ class _Parameters(Value):
         _refuse_capture(found[0][1])
         with torch.no_grad():
             tensors = [tensor for _, tensor in found]
-            counts = torch.stack([histogram(tensor) for tensor in tensors]).to(torch.int32)
-            arrays = [counts, *_norms(tensors), *self._extra(tensors)]
+            arrays = [_counts(tensors), *_norms(tensors), *self._extra(tensors)]
         names = "\n".join(name.replace("\n", " ") for name, _ in found)
         info = {"what": self._what, "buckets": BUCKETS}
         return Prepared(self.kind, info, [*arrays, _bytes(names)])
@@ -155,6 +159,21 @@ def _local(tensor: Any) -> Any:
     if not dtype_name(tensor).startswith(("float", "bfloat")):
         raise InvalidValueError(f"a parameter of {dtype_name(tensor)}: expected floats")
     return tensor if tensor.numel() else None
+
+
+def _counts(tensors: list[Any]) -> Any:
+    """Counts by float bits, int32, (P, `BUCKETS`)."""
+    import torch
+
+    if os.environ.get(TRITON_VARIABLE) == "1" and all(_for_kernel(tensor) for tensor in tensors):
+        from .float_bits_triton import histograms
+
+        return histograms([tensor.contiguous() for tensor in tensors])
+    return torch.stack([histogram(tensor) for tensor in tensors]).to(torch.int32)
+
+
+def _for_kernel(tensor: Any) -> bool:
+    return tensor.is_cuda and dtype_name(tensor) in ("float32", "bfloat16")
 
 
 def _norms(tensors: list[Any]) -> list[Any]:
