@@ -157,8 +157,7 @@ class Connection:
                 self.step = step = step_number(step)
             except InvalidValueError:
                 pass  # the client says so, and counts what it refuses for it
-        if values:
-            self.client.emit(values, step)
+        self.client.emit(values, step)
 
     def refuse(self, name: str, error: Exception) -> None:
         """Count and log that what `name` stands for could not be logged."""

@@ -31,23 +31,28 @@ class Watch:
         self._optimizer: Any = None  # a weak reference to the one whose steps are counted
         self._strangers: weakref.WeakSet[Any] = weakref.WeakSet()
         self._steps = 0
+        self._over = False
         self._handle = register_optimizer_step_pre_hook(self._before_step)
 
     def stop(self) -> None:
-        """Look no more. Safe to call twice."""
+        """Look no more. Safe to call twice, but not within an optimizer's step."""
+        self._over = True
         self._handle.remove()
 
     def _before_step(self, optimizer: Any, _args: Any, _kwargs: Any) -> None:
+        # The hook stays until `stop`: torch is iterating over its hooks, and fails if one goes.
+        if self._over:
+            return
         try:
             model = self._model()
             if model is None:
-                self.stop()
+                self._over = True
             elif self._is_ours(optimizer, model):
                 self._steps += 1
                 if (self._steps - 1) % self._every == 0:
                     self._look(model)
         except Exception:  # this is inside the trainer's own optimizer.step()
-            self.stop()
+            self._over = True
             logger.exception("sidestep: watching a model failed; it is watched no more")
 
     def _is_ours(self, optimizer: Any, model: Any) -> bool:
