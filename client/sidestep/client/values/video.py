@@ -55,7 +55,7 @@ class Video(Value):
                 f"Video of shape {shape} makes frames of {wide} by {high} pixels: at most "
                 f"{_MAX_SIDE} either way"
             )
-        fps: object = self._fps
+        fps: Any = self._fps
         if not isinstance(fps, (int, float)) or not 0 < fps <= _MAX_FPS:
             raise InvalidValueError(f"Video fps must be a number over 0, at most {_MAX_FPS}")
         info: dict[str, object] = {"layout": layout, "fps": float(fps)}

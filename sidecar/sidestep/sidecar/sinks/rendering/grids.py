@@ -56,7 +56,7 @@ def frames_of(value: Value) -> Pixels:
     rows = 1 << (count.bit_length() - 1) // 2
     cells = np.zeros((padded, *videos.shape[1:]), np.uint8)
     cells[:count] = videos
-    frames = [_tiled(cells[:, t], rows, padded // rows) for t in range(cells.shape[1])]
+    frames = [_tiled(cells[:, t], rows, padded // rows) for t in range(videos.shape[1])]
     return np.stack(frames)
 
 
@@ -89,7 +89,7 @@ def panels_of(value: Value) -> Pixels:
         panels[1][:, :, 3] = 255
     gap = np.full((image.shape[0], _GAP, image.shape[2]), 255, np.uint8)
     parts = [part for panel in panels for part in (gap, panel)][1:]
-    return cast("Pixels", np.concatenate(parts, axis=1, dtype=np.uint8))
+    return np.concatenate(parts, axis=1, dtype=np.uint8)
 
 
 def _patches(value: Value, image: Pixels) -> tuple[int, int, int, int]:
