@@ -138,7 +138,7 @@ def tail(paths: RuntimePaths) -> Iterator[Callable[..., Tailing]]:
 # --- the command itself ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [(), ("tail",), ("status",), ("drain",)])
+@pytest.mark.parametrize("command", [(), ("tail",), ("status",), ("drain",), ("export",)])
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help_is_there(paths: RuntimePaths, command: tuple[str, ...], flag: str) -> None:
     done = sidestep(paths, *command, flag)
@@ -162,7 +162,7 @@ def test_help_names_every_command_and_loads_none(paths: RuntimePaths) -> None:
         check=False,
     )
     text, _, loaded = done.stdout.partition("LOADED")
-    for command in ("run", "tail", "status", "drain", "start", "stop", "serve"):
+    for command in ("run", "tail", "status", "drain", "export", "start", "stop", "serve"):
         assert f" {command} " in text
         assert f"sidestep.sidecar.cli.{command}" not in loaded.split()
     assert not {"zmq", "numpy", "torch", "tensorboard"} & set(loaded.split())
@@ -177,7 +177,8 @@ def test_version() -> None:
 
 @pytest.mark.parametrize(
     "args",
-    [("tial",), ("tail", "--nope"), ("tail", "--history", "-1"), ("drain", "--timeout", "x"), ()],
+    [("tial",), ("tail", "--nope"), ("tail", "--history", "-1"), ("drain", "--timeout", "x"), ()]
+    + [("export",), ("export", "run"), ("export", "run", "--format", "xml")],
 )
 def test_wrong_usage_is_exit_code_2(paths: RuntimePaths, args: tuple[str, ...]) -> None:
     assert sidestep(paths, *args).returncode == 2

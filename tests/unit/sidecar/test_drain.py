@@ -99,3 +99,13 @@ def test_a_sink_that_cannot_work_is_said_at_once() -> None:
     assert not _ask(drain, HERE, broken)
     assert "wandb" in drain.reply(1)["failed"]
     assert "pip install it" in drain.reply(1)["failed"]
+
+
+def test_only_the_sinks_that_were_named_are_waited_for() -> None:
+    behind = _Sink(name="wandb")
+    archive = _Sink(name="archive", cursor=Cursor(3, 9), child=_Child(running=True))
+    drain = Drain(0, lambda sink: sink.name == "archive")
+    assert not _ask(drain, HERE, behind, archive)
+    assert drain.pending == [(archive, 1)]
+    archive.cursor = Cursor(4, 10)
+    assert _ask(drain, HERE, behind, archive)  # it need not be closed

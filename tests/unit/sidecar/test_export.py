@@ -176,16 +176,26 @@ def test_memory_does_not_grow_with_the_run(tmp_path: Path) -> None:
         assert int(after) - int(before) < 16 << 10, name  # the run itself has 16 MB and more
 
 
+def test_without_pyarrow_it_is_said_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(CommandError, match=r"pip install 'sidestep\[parquet\]'"):
+        WRITERS["parquet"](io.BytesIO(), "run")
+
+
 # --- where it is written -----------------------------------------------------------------------
 
 
 def test_a_file_is_there_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
     path.write_text("before")
-    broken = export_module._file(str(path))
-    broken.__enter__().write(b"half")
+
+    def interrupted() -> None:
+        with export_module._file(str(path)) as out:
+            out.write(b"half")
+            raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
-        broken.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+        interrupted()
     assert [path] == list(tmp_path.iterdir())
     assert path.read_text() == "before"
     with export_module._file(str(path)) as out:

@@ -24,9 +24,12 @@ from ..reader import Run, find_run, runs
 from . import wording
 from .common import CommandError
 from .control_client import Control, NoAnswerError, NoDaemonError
-from .drain import await_drained
+from .drain import await_drained, drain_progress
 
 _PATIENCE_S: Final = 60.0
+_TROUBLED_PATIENCE_S: Final = 10.0
+"""A worker that was killed is back after a moment; a full disk stays full."""
+
 _MAX_NAMES: Final = 10
 
 
@@ -102,10 +105,13 @@ def _log_dir(name: str, log_dir: str | None, known: Sequence[Known]) -> str:
     own = log_dir or os.environ.get("SIDESTEP_LOG_DIR") or None
     first = own or DEFAULT_LOG_DIR
     others = [] if log_dir else [one.log_dir for one in known]
-    places = {os.path.realpath(place): place for place in reversed([first, *others])}
+    spelled: dict[str, str] = {}
+    for place in (first, *others):
+        spelled.setdefault(os.path.realpath(place), place)
+    places = list(spelled.values())
     holding = [
         place
-        for place in reversed(places.values())
+        for place in places
         if find_run(place, name) is not None or _of(name, place, known) is not None
     ]
     if len(holding) == 1 or (holding and own and holding[0] == own):
@@ -115,14 +121,14 @@ def _log_dir(name: str, log_dir: str | None, known: Sequence[Known]) -> str:
             f"there are runs called {wording.printable(name)!r} in "
             f"{', '.join(map(wording.printable, holding))}. Name one of them with --log-dir"
         )
-    there = {run.name for place in places.values() for run in runs(place)}
+    there = {run.name for place in places for run in runs(place)}
     if log_dir is None:
         there |= {one.name for one in known}
-    raise CommandError(_unknown(name, sorted(there), list(places.values())))
+    raise CommandError(_unknown(name, sorted(there), places))
 
 
 def _unknown(name: str, there: Sequence[str], places: Sequence[str]) -> str:
-    where = ", ".join(wording.printable(os.path.abspath(place)) for place in reversed(places))
+    where = ", ".join(wording.printable(os.path.abspath(place)) for place in places)
     text = f"there is no run {wording.printable(name)!r} in {where}."
     if not there:
         return f"{text} No run is there at all: name another log directory with --log-dir"
@@ -147,13 +153,14 @@ def _await_archive(control: Control, run: Known | None) -> str | None:
             "the daemon keeps no archive, so what it has had since is missing. Set `archive: true` "
             "in its configuration"
         )
-    if sink["state"] in wording.TROUBLED:
-        return f"not all is archived yet: {wording.sink(sink)}"
+    troubled = sink["state"] in wording.TROUBLED
+    patience_s = _TROUBLED_PATIENCE_S if troubled else _PATIENCE_S
     only = {"sink": "archive", "run": run.name, "log_dir": run.log_dir}
     try:
-        if await_drained(control, None, _PATIENCE_S, only=only):
-            return None
-        why = f"not within {_PATIENCE_S:g} s"
+        with drain_progress() as show:
+            if await_drained(control, None, patience_s, show, only=only):
+                return None
+        why = wording.sink(sink) if troubled else f"not within {patience_s:g} s"
     except CommandError as error:  # the daemon left, or the sink cannot work
         why = str(error)
     return f"not all is archived yet: {why}. `sidestep status` shows what the archive is doing"
