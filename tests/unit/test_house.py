@@ -180,7 +180,8 @@ def test_base_install_needs_msgpack_and_pyzmq_alone(wheel: zipfile.ZipFile) -> N
     base = {canonicalize_name(need.name) for need in needed if not need.marker}
     assert base == {"msgpack", "pyzmq"}
     extras = set(metadata.get_all("Provides-Extra", []))
-    assert extras == {"torch", "sidecar", "wandb", "lightning", "transformers", "all", "dev"}
+    hosts = {"torch", "lightning", "transformers"}
+    assert extras == {"sidecar", "wandb", "parquet", "all", "dev"} | hosts
 
 
 @pytest.fixture(scope="module")
