@@ -20,7 +20,7 @@ from sidestep.proto.naming import safe_name
 
 from .connect_arguments import ConnectArguments, settled
 from .plain import flat_config
-from .refused import attempt
+from .refused import Refused, attempt
 
 if TYPE_CHECKING:
     from lightning.fabric.loggers.logger import rank_zero_experiment
@@ -82,6 +82,7 @@ class SidestepLogger(Logger):
         self._log_graph = log_graph
         self._client: client.Client | None = None
         self._pid = 0
+        self._hparams: Any = None
 
     # --- what Lightning asks -------------------------------------------------------------------
 
@@ -150,7 +151,12 @@ class SidestepLogger(Logger):
             metrics: what came out: name to number, or one number, ``hp_metric``.
             step: the step; None takes 0.
         """
-        self.experiment.emit({"hparams": attempt(_hparams, params, metrics)}, step or 0)
+        given = vars(params) if isinstance(params, Namespace) else params or {}
+        hparams = attempt(flat_config, given)
+        # Lightning says them again at the start of each fit, validation and test.
+        if metrics is not None or hparams != self._hparams:
+            self._hparams = hparams
+            self.experiment.emit({"hparams": attempt(_hparams, hparams, metrics)}, step or 0)
 
     @rank_zero_only
     def log_graph(self, model: Any, input_array: Any = None) -> None:
@@ -199,11 +205,12 @@ def _flat(metrics: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return values
 
 
-def _hparams(params: Any, metrics: Any) -> Any:
-    given = vars(params) if isinstance(params, Namespace) else params or {}
+def _hparams(hparams: Any, metrics: Any) -> Any:
+    if isinstance(hparams, Refused):
+        return hparams
     # One number is what Lightning calls the metric of the hyperparameters.
     results = {"hp_metric": metrics} if isinstance(metrics, (int, float)) else metrics
-    return client.HParams(flat_config(given), results)
+    return client.HParams(hparams, results)
 
 
 def _on_its_device(model: Any, inputs: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import sys
@@ -14,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from sidestep import client as sidestep
 from sidestep.client import ConfigurationError, InvalidValueError
 from sidestep.client.metrics_logger import MetricsLogger
 from sidestep.client.metrics_logger.hierarchy import level_losses
@@ -29,6 +31,9 @@ MakeLogger = Callable[..., MetricsLogger]
 def make(places: RuntimePaths, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeLogger]:
     """Makes loggers that no daemon answers, and that start none."""
     monkeypatch.setenv("SIDESTEP_ENDPOINT", "tcp://127.0.0.1:9")
+    # Memory for as little as is logged here: to reserve 64 MiB takes longer than a test.
+    small = functools.partial(sidestep.connect, outbox_bytes=1 << 20)
+    monkeypatch.setattr(sidestep, "connect", small)
     made: list[MetricsLogger] = []
 
     def logger(**arguments: Any) -> MetricsLogger:
