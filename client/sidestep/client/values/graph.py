@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -66,7 +67,9 @@ def _traced(model: Any, inputs: Any, strict: bool) -> tuple[Any, Any]:
             f"Graph needs torch and tensorboard in the trainer ({error}): pip install tensorboard"
         ) from error
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints its errors
+        # It prints its errors, and torch.jit.trace says at each call that there is better now.
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
             graph_def, run_metadata = graph(model, inputs, False, strict)
     except Exception as error:
         raise InvalidValueError(
