@@ -26,6 +26,9 @@ _NAME: Final = re.compile(r"events\.out\.tfevents\.(\d{10,12})\.[^/\0]+")
 _FILE_NUMBERS: Final = itertools.count()  # of this process, as TensorBoard's own writer counts
 _UNSAFE: Final = re.compile(r"[^\w.+=@,-]", re.UNICODE)
 
+_MAX_PART_BYTES: Final = 255
+"""What file systems take."""
+
 _MAX_DEPTH: Final = 8
 """Folders in each other below a run's."""
 
@@ -194,13 +197,20 @@ class FolderLog:
 def safe_folder(name: str) -> str:
     """The folder `name` below a run's, each of its names made safe; "" is the run's own.
 
+    A name stays as it is where it can: it is what TensorBoard calls the run.
+
     Raises:
         ValueError: it is nested too deep, or holds no name at all.
     """
-    parts = [safe_name(part) for part in name.split("/") if part not in ("", ".")]
+    parts = [_safe_part(part) for part in name.split("/") if part not in ("", ".")]
     if name and not 0 < len(parts) <= _MAX_DEPTH:
         raise ValueError(f"a folder has 1 to {_MAX_DEPTH} names, not {name!r:.200}")
     return "/".join(parts)
+
+
+def _safe_part(part: str) -> str:
+    fits = len(part.encode("utf-8", "replace")) <= _MAX_PART_BYTES
+    return part if fits and part.isprintable() and part[0] != "." else safe_name(part)
 
 
 def safe_suffix(suffix: object) -> str:

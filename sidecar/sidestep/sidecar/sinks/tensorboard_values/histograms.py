@@ -33,7 +33,10 @@ def histogram(value: Value, event: Any) -> None:
         moments = moments_of(data)
         if moments.num:
             edges = edges_of(value, data, moments)
-            counts, edges = _subsampled(counts_of(data, edges), edges, value.info.get("max_bins"))
+            counts = counts_of(data, edges)
+            most = value.info.get("max_bins")
+            if isinstance(most, int) and most > 0:
+                counts, edges = _subsampled(counts, edges, most, value.info.get("bins") is None)
             _fill(shown, moments, *_with_empty_first(*support(counts, edges)))
 
 
@@ -48,12 +51,17 @@ def histogram_counts(value: Value, event: Any) -> None:
 
 
 def _subsampled(
-    counts: npt.NDArray[Any], edges: Floats, max_bins: object
+    counts: npt.NDArray[Any], edges: Floats, most: int, exponential: bool
 ) -> tuple[npt.NDArray[Any], Floats]:
-    """About `max_bins` buckets: as torch reckons it, up to twice as many."""
-    if not isinstance(max_bins, int) or max_bins < 1:
-        return counts, edges
-    return merged(counts, edges, len(counts) // max_bins)
+    """About `most` buckets: as torch reckons it, up to twice as many."""
+    if not exponential:
+        return merged(counts, edges, len(counts) // most)
+    # torch has neither of the outermost two: they stay apart, so that the others are the same.
+    inner, between = merged(counts[1:-1], edges[1:-1], (len(counts) - 2) // most)
+    return (
+        np.concatenate([counts[:1], inner, counts[-1:]]),
+        np.concatenate([edges[:1], between, edges[-1:]]),
+    )
 
 
 def _with_empty_first(counts: npt.NDArray[Any], edges: Floats) -> tuple[npt.NDArray[Any], Floats]:
