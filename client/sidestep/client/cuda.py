@@ -8,7 +8,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
-from .staging import SLOT_NUMBERS, Event, Slot
+from .staging import SLOT_NUMBERS, Event, Room, Slot
+from .values import Computation
+
+_ALIGNMENT: Final = 256
+"""Bytes; that of the device's own allocations, so that kernels may use their widest loads."""
 
 _RELAXED: Final = 2
 """cudaStreamCaptureModeRelaxed: this thread's calls do not break a capture in another one."""
@@ -23,6 +27,7 @@ class CudaDevice:
         self._torch: Any = torch
         self._device = torch.device("cuda", index)
         self._exchange_mode = _capture_mode_function()
+        self._side: Any = None
 
     def capturing(self) -> bool:
         """Whether the current stream is being captured into a graph."""
@@ -38,8 +43,10 @@ class CudaDevice:
         """One allocation on the device and one of pinned memory, divided."""
         torch = self._torch
         shape = (count, SLOT_NUMBERS)
-        memory = torch.empty(shape, dtype=torch.float64, device=self._device)
-        pinned = torch.empty(shape, dtype=torch.float64, pin_memory=True)
+        # What is made in inference mode cannot be written to outside of it.
+        with torch.inference_mode(False):
+            memory = torch.empty(shape, dtype=torch.float64, device=self._device)
+            pinned = torch.empty(shape, dtype=torch.float64, pin_memory=True)
         rows = zip(memory.unbind(), pinned.unbind(), strict=True)
         return [Slot(row.unbind(), row, twin, torch.cuda.Event()) for row, twin in rows]
 
@@ -62,6 +69,43 @@ class CudaDevice:
             self._record(event)
         return hosts, event
 
+    def room(self, gathered_bytes: int, result_bytes: int) -> Room:
+        """The results' memory belongs to the side stream, which alone writes to it."""
+        torch = self._torch
+        # Alignment may take something beside each of the few arrays.
+        size = gathered_bytes + 16 * _ALIGNMENT
+        with self._current(), torch.inference_mode(False):
+            if self._side is None:
+                lowest, _ = torch.cuda.Stream.priority_range()
+                self._side = torch.cuda.Stream(self._device, priority=lowest)
+            memory = torch.empty(size, dtype=torch.uint8, device=self._device)
+            with torch.cuda.stream(self._side):
+                packed = torch.empty(result_bytes // 4, dtype=torch.float32, device=self._device)
+            pinned = torch.empty(result_bytes // 4, dtype=torch.float32, pin_memory=True)
+            events = torch.cuda.Event(), torch.cuda.Event()
+        return Room(gathered_bytes, result_bytes, memory, packed, pinned, *events)
+
+    def compute(self, room: Room, arrays: Sequence[Any], computation: Computation) -> list[Any]:
+        """Copy in the current stream; compute, pack and transfer in the side stream, after it."""
+        torch = self._torch
+        with self._current(), torch.no_grad():
+            gathered = computation.gather(arrays)
+            copies = _views(room.memory, gathered)
+            torch._foreach_copy_(copies, list(gathered))
+            self._record(room.copied)
+            self._side.wait_event(room.copied)
+            with torch.cuda.stream(self._side):
+                results = computation.compute(copies)
+                sizes = [int(result.numel()) for result in results]
+                packed = room.packed[: sum(sizes)]
+                torch.cat([result.reshape(-1) for result in results], out=packed)
+                pinned = room.pinned[: sum(sizes)]
+                pinned.copy_(packed, non_blocking=True)
+                done: Any = room.event
+                done.record(self._side)
+        parts = zip(pinned.split(sizes), results, strict=True)
+        return [part.view(result.shape) for part, result in parts]
+
     def _record(self, event: Any) -> None:
         # By its stream: an event records on the current device, which may be another one.
         event.record(self._torch.cuda.current_stream(self._device))
@@ -71,6 +115,17 @@ class CudaDevice:
         if self._torch.cuda.current_device() == self._device.index:
             return contextlib.nullcontext()
         return self._torch.cuda.device(self._device)  # type: ignore[no-any-return]
+
+
+def _views(memory: Any, likes: Sequence[Any]) -> list[Any]:
+    """Tensors of the shapes and dtypes of `likes`, one after the other in a tensor of bytes."""
+    views: list[Any] = []
+    start = 0
+    for like in likes:
+        end = start + like.numel() * like.element_size()
+        views.append(memory[start:end].view(like.dtype).view(like.shape))
+        start = -(-end // _ALIGNMENT) * _ALIGNMENT
+    return views
 
 
 def _capture_mode_function() -> Any:

@@ -166,7 +166,7 @@ class Sorter:
 
     def _put_value(self, tag: str, value: Value, step: int, time_ns: int) -> None:
         memory = self._memory.get(tag, {})
-        prepared = value.prepare(EmitContext(step, memory))
+        prepared = value.prepare(EmitContext(step, memory, self._outbox.max_record_bytes))
         if memory and len(self._memory) < _MAX_REMEMBERED:
             self._memory[tag] = memory
 
@@ -198,16 +198,21 @@ class Sorter:
             except Exception as error:  # noqa: BLE001 - this runs in a later, unrelated call
                 failed(error)
 
-        # Before any copy.
-        self._check_size(prepared.kind, sum(map(_host_bytes, prepared.arrays)))
+        computation = prepared.computation
+        nbytes = computation.result_bytes if computation else sum(map(_host_bytes, prepared.arrays))
+        self._check_size(prepared.kind, nbytes)  # before any copy
         devices = {int(array.device.index) for array in prepared.arrays if _on_cuda(array)}
         if not devices:
-            hosts = [array.cpu() if on_device(array) else array for array in prepared.arrays]
+            arrays = computation.at_once(prepared.arrays) if computation else prepared.arrays
+            # Copies of other devices (MPS) that do not block have corrupted data.
+            hosts = [array.cpu() if on_device(array) else array for array in arrays]
             encoded(prepared, hosts)()
-        elif len(devices) == 1:
+        elif len(devices) > 1:
+            raise InvalidValueError(f"{prepared.kind} with arrays on several devices")
+        elif computation is None:
             self._stage_arrays(devices.pop(), prepared.arrays, arrived)
         else:
-            raise InvalidValueError(f"{prepared.kind} with arrays on several devices")
+            self._stages.stage_computed(devices.pop(), prepared.arrays, computation, arrived)
 
     def _stage_arrays(
         self, index: int, arrays: Sequence[Any], arrived: Callable[[Sequence[Any]], None]

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from .cuda import CudaDevice
 from .staging import SLOT_NUMBERS, Complete, Device, Staging
+from .values import Computation
 
 logger = logging.getLogger("sidestep")
 
@@ -77,6 +78,14 @@ class Stages:
         """Start the transfer of the arrays of one value from device `index`."""
         self._heard = self._clock()
         if not self._staging(index).stage_arrays(arrays, complete):
+            self._on_drop(1)
+
+    def stage_computed(
+        self, index: int, arrays: Sequence[Any], computation: Computation, complete: Complete
+    ) -> None:
+        """Start a computation beside the trainer's on device `index`, and the results' transfer."""
+        self._heard = self._clock()
+        if not self._staging(index).stage_computed(arrays, computation, complete):
             self._on_drop(1)
 
     def collect(self) -> None:

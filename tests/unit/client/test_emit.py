@@ -536,7 +536,7 @@ def test_a_value_may_remember_within_bounds(connect: MakeClient) -> None:
     representation = sidestep.Representation(torch.randn(4, 3), spectrum_every=10)
     for step in (0, 9, 10):
         client.emit({"r": representation}, step=step)
-    assert [len(value.arrays) for value in values(client)] == [3, 2, 3]
+    assert [len(value.arrays) for value in values(client)] == [6, 5, 6]
     client.emit({f"text/{i}": sidestep.Text("x") for i in range(50)}, step=1)
     assert list(client._sorter._memory) == ["r"]
 

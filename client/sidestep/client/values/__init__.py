@@ -10,9 +10,10 @@ all rendering happens in the daemon. A new kind of value is one class in a file 
 from __future__ import annotations
 
 from .arrays import as_array, dtype_name, is_tensor, on_device, size_of, to_host
-from .base import Deferred, EmitContext, InvalidValueError, Prepared, Value
+from .base import Computation, Deferred, EmitContext, InvalidValueError, Prepared, Value
 
 __all__ = [
+    "Computation",
     "Deferred",
     "EmitContext",
     "InvalidValueError",

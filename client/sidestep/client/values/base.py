@@ -15,6 +15,31 @@ class InvalidValueError(SidestepError, ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Computation:
+    """What is still to be computed of a value's arrays, where they live, before it travels.
+
+    On a CUDA device `gather` runs in the trainer's stream, its results are copied into memory that
+    the trainer cannot change, and `compute` runs on those in a stream of its own. Neither may read
+    a result.
+
+    Attributes:
+        gather: from the value's arrays to those that are kept: views, and small selections.
+        compute: from these to what travels: float32 tensors.
+        gathered_bytes: of what `gather` returns.
+        result_bytes: of what `compute` returns.
+    """
+
+    gather: Callable[[Sequence[Any]], Sequence[Any]]
+    compute: Callable[[Sequence[Any]], Sequence[Any]]
+    gathered_bytes: int
+    result_bytes: int
+
+    def at_once(self, arrays: Sequence[Any]) -> Sequence[Any]:
+        """Both, one after the other, in this thread and stream."""
+        return self.compute(self.gather(arrays))
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """What travels of a value.
 
@@ -22,11 +47,13 @@ class Prepared:
         kind: the name under which the sinks know it.
         info: its settings: MessagePack types only.
         arrays: torch tensors on any device, or numpy arrays.
+        computation: what makes of them the tensors that travel; None: they travel as they are.
     """
 
     kind: str
     info: Mapping[str, object] = field(default_factory=dict[str, object])
     arrays: Sequence[Any] = ()
+    computation: Computation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +78,12 @@ class EmitContext:
     Attributes:
         step: the step.
         memory: kept by the client from one `emit` under this tag to the next.
+        max_bytes: of one record, in this client's outbox.
     """
 
     step: int
     memory: dict[str, Any]
+    max_bytes: int = 1 << 62
 
 
 class Value(ABC):
