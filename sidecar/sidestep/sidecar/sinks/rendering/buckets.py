@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -102,7 +103,9 @@ def edges_of(value: Value, data: npt.NDArray[Any], moments: Moments) -> Floats:
     else:
         data = np.array([moments.low, moments.high])
     try:
-        edges = np.histogram_bin_edges(data, rule, (moments.low, moments.high))
+        with warnings.catch_warnings():  # of a rule that has found no best number of bins
+            warnings.simplefilter("ignore", RuntimeWarning)
+            edges = np.histogram_bin_edges(data, rule, (moments.low, moments.high))
     except ValueError:  # the range has fewer numbers than that, or is itself no finite number
         return exponential_edges()
     return edges if np.isfinite(edges).all() else exponential_edges()
