@@ -21,6 +21,7 @@ def moments_value(
     shares: bool | None = None,
     loss: float = NAN,
     extras: dict[str, float] | None = None,
+    scatter: tuple[int, npt.NDArray[np.float64], npt.NDArray[np.float64]] | None = None,
     tag: str = "x",
     step: int = 0,
 ) -> Value:
@@ -34,6 +35,7 @@ def moments_value(
         shares: with position means; by default where they can be.
         loss: one number.
         extras: optional statistics.
+        scatter: with the extra "lidar": views, scatter between and within images.
         tag: of the value.
         step: of the value.
     """
@@ -50,7 +52,8 @@ def moments_value(
     good = rows[ok]
     norms = np.linalg.norm(good, axis=1)
     unit = good[norms > 0] / norms[norms > 0, None]
-    image_gram = gram(drawn)
+    row_gram = gram(good) if due or tokens == 1 else None
+    image_gram = gram(drawn) if row_gram is None or tokens > 1 else row_gram
     position_means = cube.mean(axis=0)
     scalars = [
         len(good),
@@ -70,10 +73,11 @@ def moments_value(
     if paired is not None:
         arrays.append(_mean(np.asarray(paired, np.float64).reshape(-1, d)[ok]))
     if due:
-        arrays.append(gram(good))
+        arrays.append(row_gram)
         arrays += [_mean(drawn), image_gram] if tokens > 1 else []
         arrays += [position_means] if shares else []
-    info = {
+        arrays += scatter[1:] if scatter is not None else []
+    info: dict[str, object] = {
         "v": 2,
         "d": d,
         "images": b,
@@ -83,6 +87,8 @@ def moments_value(
         "shares": shares,
         "extras": list(extras or {}),
     }
+    if scatter is not None:
+        info["views"] = scatter[0]
     return Value("moments", tag, step, 10**9 * (1_700_000_000 + step), info, float32(*arrays))
 
 
@@ -114,7 +120,7 @@ def two_way(cube: npt.NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 def pair_sums(
-    rows: npt.NDArray[np.float64], paired: npt.NDArray[Any], ok: npt.NDArray[np.bool_]
+    rows: npt.NDArray[np.float64], paired: npt.NDArray[Any], ok: Any
 ) -> tuple[float, float, float, float]:
     """Sum of cosines, sum of squared distances, m2 of the pairs, and their number."""
     pairs = np.asarray(paired, np.float64).reshape(len(ok), -1)[ok]
