@@ -20,7 +20,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from sidestep.proto import RunSpec
 from sidestep.proto.paths import RuntimePaths
+from sidestep.sidecar import cursor_file
 from sidestep.sidecar.cli import export as export_module
 from sidestep.sidecar.cli.common import CommandError
 from sidestep.sidecar.cli.control_client import Control
@@ -28,6 +30,9 @@ from sidestep.sidecar.cli.export_formats import WRITERS
 from sidestep.sidecar.cli.export_source import Source, open_source
 from sidestep.sidecar.cli.follow import Block
 from sidestep.sidecar.cli.tail_output import json_lines
+from sidestep.sidecar.cursor_file import Cursor
+from sidestep.sidecar.journal import Journal
+from sidestep.sidecar.journal_reader import JournalReader
 from sidestep.sidecar.points import ScalarBlock, wall_times_s
 from tests.support.archive import Home, exact
 from tests.support.event_reader import block
@@ -246,6 +251,27 @@ def test_it_is_looked_for_where_it_was_said(
     assert find("same").run.log_dir == Path("of-env")
     assert find("same", "named").run.log_dir == Path("named")
     assert find("same").missing is None
+
+
+def test_a_run_that_is_in_the_journal_alone_is_known(find: Any, tmp_path: Path) -> None:
+    logs, state = str(tmp_path / "elsewhere"), tmp_path / "state"
+    state.mkdir()
+    journal = Journal(str(state / "journal.sqlite"))
+    journal.begin()
+    run_id = journal.put_run(RunSpec("only", logs))
+    journal.append(run_id, 1, 3, b"")
+    journal.commit()
+    source = find("only")
+    assert source.run is None
+    assert "3 records in the journal" in source.missing
+    identity = JournalReader(journal.path).identity()
+    cursor = cursor_file.file_name("only", logs, "archive")
+    (state / "cursors").mkdir()
+    cursor_file.store(str(state / "cursors" / cursor), Cursor(1, 3, None, identity))
+    assert find("only", logs).missing is None
+    journal.close()
+    with pytest.raises(CommandError, match="There are: only"):
+        find("other")
 
 
 def test_an_unknown_run_is_answered_with_those_that_there_are(find: Any, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -35,10 +35,17 @@ _MAX_NAMES: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A run that the daemon knows; `log_dir` as the daemon spells it."""
+    """A run that the daemon or its journal knows.
+
+    Attributes:
+        log_dir: as the daemon spells it.
+        over: whether nothing of it is still to come or to be written.
+        sinks: what the daemon says of them, by name.
+    """
 
     name: str
     log_dir: str
+    over: bool
     sinks: Mapping[str, Mapping[str, Any]]
 
 
@@ -66,28 +73,28 @@ def open_source(control: Control, name: str, log_dir: str | None) -> Source:
     Raises:
         CommandError: there is no such run, or more than one; says which there are.
     """
-    unheard = None
     try:
         known = _known(control.request("status"))
     except NoDaemonError:
-        known = None
+        return _without_daemon(control, name, log_dir)
     except NoAnswerError as error:
-        known, unheard = [], f"what the daemon has not archived is missing: {error}"
-    directory = _log_dir(name, log_dir, known or [])
-    if unheard is not None:
-        missing: str | None = unheard
-    elif known is None:
-        missing = _left_behind(control, name, directory)
-    else:
+        run = find_run(_log_dir(name, log_dir, []), name)
+        return Source(run, f"what the daemon has not archived is missing: {error}")
+    directory = _log_dir(name, log_dir, known)
+    try:
         missing = _await_archive(control, _of(name, directory, known))
+    except NoDaemonError:
+        return _without_daemon(control, name, log_dir)  # it left, when all was written or before
     return Source(find_run(directory, name), missing)
 
 
 def _known(status: Mapping[str, Any]) -> list[Known]:
-    return [
-        Known(run["run"], run["log_dir"], {sink["name"]: sink for sink in run["sinks"]})
-        for run in status["runs"]
-    ]
+    found: list[Known] = []
+    for run in status["runs"]:
+        sinks = {sink["name"]: sink for sink in run["sinks"]}
+        over = run["state"] != "running" and not any(one["lag_records"] for one in sinks.values())
+        found.append(Known(run["run"], run["log_dir"], over, sinks))
+    return found
 
 
 def _of(name: str, directory: str, known: Sequence[Known]) -> Known | None:
@@ -109,11 +116,13 @@ def _log_dir(name: str, log_dir: str | None, known: Sequence[Known]) -> str:
     for place in (first, *others):
         spelled.setdefault(os.path.realpath(place), place)
     places = list(spelled.values())
+    # Of a run that is over and has no archive, somebody has deleted it: it is meant last of all.
     holding = [
         place
         for place in places
-        if find_run(place, name) is not None or _of(name, place, known) is not None
-    ]
+        if find_run(place, name) is not None
+        or _of(name, place, [one for one in known if not one.over]) is not None
+    ] or [place for place in places if _of(name, place, known) is not None]
     if len(holding) == 1 or (holding and own and holding[0] == own):
         return holding[0]
     if holding:
@@ -144,7 +153,11 @@ def _unknown(name: str, there: Sequence[str], places: Sequence[str]) -> str:
 
 
 def _await_archive(control: Control, run: Known | None) -> str | None:
-    """Wait until the daemon has archived what it has by now; why it cannot, as a sentence."""
+    """Wait until the daemon has archived what it has by now; why it cannot, as a sentence.
+
+    Raises:
+        NoDaemonError: it left meanwhile.
+    """
     if run is None:
         return None  # of an earlier time: this daemon has nothing of it
     sink = run.sinks.get("archive")
@@ -161,50 +174,48 @@ def _await_archive(control: Control, run: Known | None) -> str | None:
             if await_drained(control, None, patience_s, show, only=only):
                 return None
         why = wording.sink(sink) if troubled else f"not within {patience_s:g} s"
-    except CommandError as error:  # the daemon left, or the sink cannot work
+    except NoDaemonError:
+        raise
+    except CommandError as error:  # the sink cannot work
         why = str(error)
     return f"not all is archived yet: {why}. `sidestep status` shows what the archive is doing"
 
 
-def _left_behind(control: Control, name: str, directory: str) -> str | None:
-    """What no daemon has archived, with none there that will: a sentence, or None for nothing."""
+def _without_daemon(control: Control, name: str, log_dir: str | None) -> Source:
+    """The run, and what is left of it that no daemon has archived, with none there that will."""
     state_dir = str(load(None, os.environ).state_dir)
-    lag = _unarchived(state_dir, name, directory)
+    left = list(_left_behind(state_dir))
+    directory = _log_dir(name, log_dir, [one for one, _ in left])
+    ours = _of(name, directory, [one for one, lag in left if lag])
     outboxes = [
         path
         for place in outbox_dirs(control.paths, state_dir, os.getuid())
         for path in Path(place).glob(f"*{OUTBOX_SUFFIX}")
     ]
-    what = [f"{wording.count(lag)} records in the journal"] if lag else []
+    what = [f"{wording.count(lag)} records in the journal" for one, lag in left if one is ours]
     what += ["what is in the outbox of a trainer, of this run or another"] if outboxes else []
-    if not what:
-        return None
-    return (
+    missing = (
         f"no daemon is running, and not all is archived yet: {' and '.join(what)}. "
         "`sidestep drain` writes it; then export again"
     )
+    return Source(find_run(directory, name), missing if what else None)
 
 
-def _unarchived(state_dir: str, name: str, directory: str) -> int:
-    """Records of the run that its archive's cursor has not passed."""
+def _left_behind(state_dir: str) -> Iterator[tuple[Known, int]]:
+    """The runs in the journal, each with the records that its archive's cursor has not passed."""
     path = os.path.join(state_dir, "journal.sqlite")
     if not os.path.exists(path):
-        return 0
+        return
     try:
         reader = JournalReader(path)
-    except sqlite3.Error:
-        return 0
-    place = os.path.realpath(directory)
-    try:
-        for run_id, spec in reader.runs().items():
-            if spec.name == name and os.path.realpath(spec.log_dir) == place:
+        try:
+            identity = reader.identity()
+            for run_id, spec in reader.runs().items():
                 file = cursor_file.file_name(spec.name, spec.log_dir, "archive")
-                cursor = cursor_file.load(
-                    os.path.join(state_dir, "cursors", file), reader.identity()
-                )
-                return max(0, reader.total(run_id) - cursor.total)
-    except sqlite3.Error:
-        return 0
-    finally:
-        reader.close()
-    return 0
+                cursor = cursor_file.load(os.path.join(state_dir, "cursors", file), identity)
+                lag = max(0, reader.total(run_id) - cursor.total)
+                yield Known(spec.name, spec.log_dir, not lag, {}), lag
+        finally:
+            reader.close()
+    except sqlite3.Error as error:
+        raise CommandError(f"the journal {path} cannot be read: {error}") from error
