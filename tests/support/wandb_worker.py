@@ -106,8 +106,9 @@ def rows(tags: list[str], steps: Any, values: list[list[float]] | None = None) -
 
 
 def value(kind: str, tag: str, step: int, array: Any = None, **info: Any) -> dict[str, Any]:
-    """A value with at most one array."""
-    arrays = [] if array is None else [[str(array.dtype), list(array.shape), array.tobytes().hex()]]
+    """A value with no array, one, or a tuple of them."""
+    several = array if isinstance(array, tuple) else () if array is None else (array,)
+    arrays = [[str(one.dtype), list(one.shape), one.tobytes().hex()] for one in several]
     return {"kind": kind, "tag": tag, "step": step, "info": info, "arrays": arrays}
 
 
