@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Final
 
 from sidestep.proto import (
+    Alarm,
     Books,
     Gap,
     Hello,
@@ -21,6 +22,7 @@ from sidestep.proto import (
     RemoteProtocolError,
     RunSpec,
     ServerSession,
+    Value,
 )
 from sidestep.proto.limits import MAX_TAG_SETS
 from sidestep.proto.session import (
@@ -33,6 +35,7 @@ from sidestep.proto.session import (
     ServerAction,
 )
 
+from .alarms import states_of
 from .journal import ClientRow, Journal
 from .roster import DERIVED_KINDS, DERIVER, ClientEntry, Limits, RunEntry
 
@@ -81,6 +84,7 @@ class Clients:
         for run_id, row in self._journal.cursors(DERIVER).items():
             self.runs[run_id].derived_row = row
             self.runs[run_id].to_derive_row = self._journal.newest_row_with(run_id, DERIVED_KINDS)
+            self.runs[run_id].alarms = states_of(self._journal.alarm_states(run_id))
         for client in self._journal.clients():
             run = self.runs[client.run_id]
             if client.state == "daemon":
@@ -132,6 +136,16 @@ class Clients:
         entry.committing = False
         self._act(entry, entry.session.committed())
 
+    def alarm(self, run_id: int, value: Value) -> None:
+        """A representation of the run went from one state to another: tell its clients."""
+        info = value.info
+        message = Alarm(
+            str(info["representation"]), str(info["state"]), value.step, str(info["reason"])
+        )
+        for entry in self._clients.values():
+            if entry.identity is not None and entry.row.run_id == run_id:
+                self._send(entry.identity, message)
+
     def look_after(self, now: float) -> None:
         """Clients that are silent, and whose outbox no scan will find."""
         for entry in self._clients.values():
@@ -178,7 +192,16 @@ class Clients:
         for action in actions:
             if isinstance(action, Send):
                 self._send(identity, action.message)
+        if entry.identity == identity:
+            self._tell_alarms(identity, self.runs[entry.row.run_id])
         return entry
+
+    def _tell_alarms(self, identity: bytes, run: RunEntry) -> None:
+        """How things stand, to a client that may have missed it; it tells what it knows already."""
+        for tag, state in run.alarms.items():
+            if state.reason:
+                message = Alarm(tag, state.state.value, state.changed_step, state.reason)
+                self._send(identity, message)
 
     def _new_client(self, hello: Hello) -> ClientEntry:
         self._journal.begin()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -13,6 +13,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from sidestep.proto import SidestepError
 from sidestep.proto.paths import state_dir as default_state_dir
+
+from .alarms import Rules
 
 
 class ConfigurationError(SidestepError, ValueError):
@@ -44,6 +46,10 @@ class SidecarSettings(BaseSettings):
     )
     archive: bool = Field(
         True, description="Keep every run's numbers in float64 under LOG_DIR/scalars, for export."
+    )
+    alarms: Rules = Field(
+        default_factory=Rules,
+        description="Thresholds of the collapse alarms; `enabled: false` for none.",
     )
     sample_interval_s: float = Field(
         10.0, gt=0, description="Seconds between two system/* values of a run."
@@ -82,10 +88,8 @@ def load(path: str | None, environ: Mapping[str, str], **arguments: Any) -> Side
         ConfigurationError: a key is unknown or a value wrong; says which, and the nearest key.
     """
     block = _block(path or environ.get("SIDESTEP_CONFIG"))
-    for key in block:
-        if key not in SidecarSettings.model_fields:
-            near = get_close_matches(key, SidecarSettings.model_fields, 1, 0.0)[0]
-            raise ConfigurationError(f"sidecar: unknown key {key!r}; did you mean {near!r}?")
+    _known_keys(block, SidecarSettings.model_fields, "sidecar")
+    _known_keys(block.get("alarms"), Rules.__dataclass_fields__, "sidecar.alarms")
     below = {k: v for k, v in block.items() if f"SIDESTEP_{k.upper()}" not in environ}
     above = {k: v for k, v in arguments.items() if v is not None}
     try:
@@ -99,6 +103,23 @@ def load(path: str | None, environ: Mapping[str, str], **arguments: Any) -> Side
     if settings.endpoint:
         _check_endpoint(settings.endpoint)
     return settings
+
+
+def load_rules(path: str) -> Rules:
+    """The alarms' thresholds of a configuration file: its block `alarms:` in `sidecar:`.
+
+    Raises:
+        ConfigurationError: a key is unknown or a value wrong; says which, and the nearest key.
+    """
+    return load(path, {}).alarms
+
+
+def _known_keys(block: Any, known: Iterable[str], where: str) -> None:
+    names = list(known)
+    for key in cast("dict[str, Any]", block) if isinstance(block, dict) else ():
+        if key not in names:
+            near = get_close_matches(str(key), names, 1, 0.0)[0]
+            raise ConfigurationError(f"{where}: unknown key {key!r}; did you mean {near!r}?")
 
 
 def _block(path: str | None) -> dict[str, Any]:

@@ -108,7 +108,9 @@ class Daemon:
             self._log,
             archive=self._settings.archive,
         )
-        self._deriving = Deriving(self._journal_path, self._ingest.submit, self._log)
+        self._deriving = Deriving(
+            self._journal_path, self._settings.alarms, self._ingest.submit, self._log
+        )
         self._sampling = Sampling(
             self._settings.sample_interval_s, self._ingest.submit, socket.gethostname()
         )

@@ -9,6 +9,7 @@ from typing import Any, cast
 from sidestep.proto import Value
 from sidestep.proto.records import decode_value
 
+from .alarms import Rules
 from .derive.worker import start_message
 from .processes import Child
 from .roster import DERIVER, DaemonPoints, RunEntry, Snapshot
@@ -22,6 +23,7 @@ class _Pending:
         default_factory=list[tuple[int, int, dict[str, float]]]
     )
     values: list[Value] = field(default_factory=list[Value])
+    alarm_states: dict[str, bytes] = field(default_factory=dict[str, bytes])
 
 
 class Deriving:
@@ -29,6 +31,7 @@ class Deriving:
 
     Args:
         journal_path: what it reads.
+        rules: the alarms' thresholds.
         submit: has points journalled.
         log: says something to the daemon's log.
 
@@ -39,14 +42,19 @@ class Deriving:
     def __init__(
         self,
         journal_path: str,
+        rules: Rules,
         submit: Callable[[DaemonPoints], None],
         log: Callable[[str], None],
     ) -> None:
-        self._child = Child(["sidestep.sidecar.derive.worker"], lambda: start_message(journal_path))
+        plain = rules.plain() if rules.enabled else None
+        self._child = Child(
+            ["sidestep.sidecar.derive.worker"], lambda: start_message(journal_path, plain)
+        )
         self._submit = submit
         self._log = log
         self._told: dict[int, int] = {}
         self._pending: dict[int, _Pending] = {}
+        self._lost_rounds = 0
         self.refused = 0
 
     def fileno(self) -> int:
@@ -55,6 +63,11 @@ class Deriving:
 
     def tick(self, snapshot: Snapshot) -> None:
         """Tell the process of runs that have something for it; start it for the first."""
+        if snapshot.lost_rounds != self._lost_rounds:
+            # What it said may be lost with them, and what it knows is ahead of the journal.
+            self._lost_rounds = snapshot.lost_rounds
+            self._pending.clear()
+            self._child.kill()
         for run in snapshot.runs.values():
             if not underived(run):
                 continue
@@ -83,13 +96,20 @@ class Deriving:
         pending = self._pending.setdefault(run_id, _Pending())
         pending.scalars += [(int(step), int(ns), found) for step, ns, found in message["scalars"]]
         pending.values += [decode_value(cast("bytes", data)) for data in message["values"]]
+        pending.alarm_states.update(message["alarm_states"])
         if "row" not in message:
             return  # all of a row in one transaction
         del self._pending[run_id]
         self.refused += int(message["refused"])
         self._submit(
             DaemonPoints(
-                run_id, DERIVER, pending.scalars, pending.values, derived_row=int(message["row"])
+                run_id,
+                DERIVER,
+                pending.scalars,
+                pending.values,
+                derived_row=int(message["row"]),
+                derived_after=int(message["after"]),
+                alarm_states=pending.alarm_states,
             )
         )
 

@@ -27,12 +27,14 @@ from sidestep.proto import (
     Nack,
     Reject,
     RemoteProtocolError,
+    Value,
     decode,
     encode,
 )
 from sidestep.proto.limits import MAX_FRAME_BYTES
 
 from .adopt import Adoption, find_dead
+from .alarms import KIND as ALARM_KIND
 from .clients import Clients
 from .journal import Journal
 from .own_points import OwnPoints
@@ -93,7 +95,8 @@ class Ingest(threading.Thread):
         self._storage_error: str | None = None
         self._storage_retry = 0.0
         self._next_scan = 0.0
-        self._scan_wanted = self._scanned = self._refused = 0
+        self._scan_wanted = self._scanned = self._refused = self._lost_rounds = 0
+        self._alarms: list[tuple[int, Value]] = []  # of this round, with their runs
 
     # --- other threads -------------------------------------------------------------------
 
@@ -178,6 +181,9 @@ class Ingest(threading.Thread):
             return
         for entry in {id(e): e for e in touched if e.committing}.values():
             self._clients.committed(entry)
+        for run_id, alarm in self._alarms:
+            self._clients.alarm(run_id, alarm)
+        self._alarms.clear()
         self._finish_adoptions()
         self._publish()
         if self._journal.last_row > before:
@@ -225,8 +231,8 @@ class Ingest(threading.Thread):
             self._journal.begin()
             if isinstance(item, DaemonPoints):
                 run = self._clients.runs.get(item.run_id)
-                if run is not None:
-                    self._own.append(run, item)
+                if run is not None and self._own.append(run, item):
+                    self._alarms += [(run.id, v) for v in item.values if v.kind == ALARM_KIND]
             elif self._journal.trim(item):
                 self._inbox.put(item)  # the rest of it in another transaction
                 return
@@ -290,6 +296,8 @@ class Ingest(threading.Thread):
             adoption.close()  # a scan finds it again
         self._adoptions.clear()
         self._adopting = None
+        self._alarms.clear()
+        self._lost_rounds += 1
         self._own.forget()
         try:
             self._clients.forget()
@@ -316,4 +324,5 @@ class Ingest(threading.Thread):
             len(self._adoptions),
             self._scanned,
             self._refused + self._clients.refused,
+            self._lost_rounds,
         )

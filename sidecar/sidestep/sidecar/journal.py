@@ -21,7 +21,13 @@ import msgpack
 
 from sidestep.proto import RunSpec
 
-from .journal_reader import kinds_condition, kinds_text, pack_spec, read_runs
+from .journal_reader import (
+    kinds_condition,
+    kinds_text,
+    pack_spec,
+    read_alarm_states,
+    read_runs,
+)
 
 SCHEMA_VERSION: Final = 2
 _CHECKPOINT_BYTES: Final = 1 << 20
@@ -53,6 +59,13 @@ CREATE INDEX batches_of_run ON batches (run_id, id);
 CREATE INDEX batches_with_values ON batches (run_id, id) WHERE kinds != '';
 CREATE TABLE cursors (name TEXT NOT NULL, run_id INTEGER NOT NULL, row INTEGER NOT NULL,
     PRIMARY KEY (name, run_id)) WITHOUT ROWID;
+"""
+
+# Since version 2 began: a journal that was made before has it when it is opened next.
+_ADDED: Final = """
+CREATE TABLE IF NOT EXISTS alarm_states (
+    run_id INTEGER NOT NULL, tag TEXT NOT NULL, state BLOB NOT NULL,
+    PRIMARY KEY (run_id, tag)) WITHOUT ROWID;
 """
 
 
@@ -210,6 +223,13 @@ class Journal:
             "INSERT OR REPLACE INTO cursors VALUES (?, ?, ?)", (name, run_id, row)
         )
 
+    def put_alarm_states(self, run_id: int, states: Mapping[str, bytes]) -> None:
+        """Store the states of alarms by their tags, with the cursor they belong to."""
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO alarm_states VALUES (?, ?, ?)",
+            [(run_id, tag, state) for tag, state in states.items()],
+        )
+
     def trim(self, passed: Mapping[int, int]) -> bool:
         """Delete rows that everybody has passed and that are not recent history.
 
@@ -262,6 +282,10 @@ class Journal:
         sql = f"SELECT max(id) FROM batches WHERE run_id = ? AND {condition}"  # noqa: S608
         found = self._connection.execute(sql, (run_id, *parameters)).fetchone()
         return int(found[0] or 0)
+
+    def alarm_states(self, run_id: int) -> dict[str, bytes]:
+        """The states of a run's alarms by their tags."""
+        return read_alarm_states(self._connection, run_id)
 
     def clients(self) -> list[ClientRow]:
         """All clients."""
@@ -335,6 +359,7 @@ def _open(path: str, full_sync: bool) -> sqlite3.Connection:
         elif version != SCHEMA_VERSION:
             raise sqlite3.DatabaseError(f"version {version} of the journal, not {SCHEMA_VERSION}")
         connection.execute("SELECT count(*) FROM sqlite_sequence").fetchone()
+        connection.executescript(_ADDED)
     except BaseException:
         connection.close()
         raise

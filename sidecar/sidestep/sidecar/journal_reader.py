@@ -102,6 +102,15 @@ class JournalReader:
         ).fetchone()
         return int(found[0]) if found else 0
 
+    def derived(self, name: str, run_id: int) -> tuple[int, dict[str, bytes]]:
+        """How far a deriver has come in a run, and the alarms' states as they were then."""
+        with self._connection:
+            self._connection.execute("BEGIN")
+            found = self._connection.execute(
+                "SELECT row FROM cursors WHERE name = ? AND run_id = ?", (name, run_id)
+            ).fetchone()
+            return int(found[0]) if found else 0, read_alarm_states(self._connection, run_id)
+
     def runs(self) -> dict[int, RunSpec]:
         """All runs by their ids."""
         return read_runs(self._connection)
@@ -147,6 +156,12 @@ def kinds_condition(kinds: Iterable[str]) -> tuple[str, list[str]]:
     """The SQL that finds rows with a value of any of `kinds`, and its parameters."""
     texts = [kinds_text([kind]) for kind in kinds]
     return f"kinds != '' AND ({' OR '.join(['instr(kinds, ?)'] * len(texts))})", texts
+
+
+def read_alarm_states(connection: sqlite3.Connection, run_id: int) -> dict[str, bytes]:
+    """The states of a run's alarms by their tags."""
+    rows = connection.execute("SELECT tag, state FROM alarm_states WHERE run_id = ?", (run_id,))
+    return {str(tag): bytes(state) for tag, state in rows}
 
 
 def read_runs(connection: sqlite3.Connection) -> dict[int, RunSpec]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sidestep.proto.records import Scalars, encode_scalars, encode_value
 
+from .alarms import states_of
 from .journal import ClientRow, Journal
 from .roster import DERIVER, DaemonPoints, RunEntry
 
@@ -23,10 +24,14 @@ class OwnPoints:
         """After a transaction that failed: ask the journal again."""
         self._sources.clear()
 
-    def append(self, run: RunEntry, points: DaemonPoints) -> None:
-        """Journal `points` of `run`, with the deriver's cursor if they have one."""
-        if points.derived_row is not None and points.derived_row <= (run.derived_row or 0):
-            return  # a deriver that was restarted said it again
+    def append(self, run: RunEntry, points: DaemonPoints) -> bool:
+        """Journal `points` of `run`, with the deriver's cursor if they have one; whether it did."""
+        if points.derived_row is not None:
+            # A deriver that was restarted says it again; what follows on something that a failed
+            # transaction took with it will be said again.
+            again = points.derived_row <= (run.derived_row or 0)
+            if again or points.derived_after not in (None, run.derived_row):
+                return False
         client, tag_sets = self._source(run.id, points.source)
         data: list[bytes | bytearray | memoryview] = []
         count = 0
@@ -49,6 +54,10 @@ class OwnPoints:
         if points.derived_row is not None:
             self._journal.put_cursor(DERIVER, run.id, points.derived_row)
             run.derived_row = points.derived_row
+        if points.alarm_states:
+            self._journal.put_alarm_states(run.id, points.alarm_states)
+            run.alarms = {**run.alarms, **states_of(points.alarm_states)}
+        return True
 
     def _source(self, run_id: int, source: str) -> tuple[ClientRow, dict[tuple[str, ...], int]]:
         found = self._sources.get((run_id, source))

@@ -8,6 +8,7 @@ from typing import Final
 
 from sidestep.proto import Hello, RunSpec, ServerSession, Value
 
+from .alarms import TagState
 from .journal import ClientRow
 
 DERIVER: Final = "derive"
@@ -55,6 +56,8 @@ class RunEntry:
     records: int = 0  # of clients, durable
     to_derive_row: int = 0  # the newest row that the deriver must read
     derived_row: int | None = None  # how far it has come; None when there never was anything
+    # By tag; replaced as a whole, since other threads look at it.
+    alarms: Mapping[str, TagState] = field(default_factory=dict[str, TagState])
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,8 @@ class DaemonPoints:
         scalars: (step, time in ns, values by tag).
         values: records that are not numbers.
         derived_row: how far the deriver has read, stored in the same transaction.
+        derived_after: how far it had read before.
+        alarm_states: states of alarms by tag, stored in the same transaction.
     """
 
     run_id: int
@@ -74,6 +79,8 @@ class DaemonPoints:
     scalars: Sequence[tuple[int, int, Mapping[str, float]]] = ()
     values: Sequence[Value] = ()
     derived_row: int | None = None
+    derived_after: int | None = None
+    alarm_states: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +95,7 @@ class Snapshot:
     adopting: int = 0
     scanned: int = 0
     refused_frames: int = 0
+    lost_rounds: int = 0
 
     def live_runs(self) -> list[tuple[RunEntry, ClientEntry]]:
         """Runs with a live client, each with that of the lowest rank."""

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from . import alarms
 from .roster import ClientEntry, RunEntry, Snapshot
 from .supervisor import SinkHandle
 
@@ -56,7 +57,8 @@ def _run(run: RunEntry, clients: Sequence[ClientEntry]) -> dict[str, Any]:
         "run": run.spec.name,
         "state": run_state(clients),
         "last_step": run.last_step,
-        "alarm": "OK",
+        "alarm": alarms.worst(run.alarms.values()).value,
+        "alarms": alarms.details(run.alarms),
         "log_dir": run.spec.log_dir,
         "clients": sum(entry.row.state == "live" for entry in clients),
         "records": records(clients),

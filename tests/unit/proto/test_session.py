@@ -54,6 +54,7 @@ from sidestep.proto.session import (
     Send,
     ServerAction,
 )
+from sidestep.proto.session.client import MAX_ALARMS
 
 from .pair import CREDIT, PART_BYTES, POISON, STEP_S, Pair
 from .strategies import messages
@@ -613,6 +614,30 @@ def test_what_was_adopted_from_the_outbox_is_acknowledged_without_having_been_se
 def test_an_alarm_reaches_the_user() -> None:
     alarm = Alarm("train/x", "collapsed", 7, "rank 1")
     assert client_in(S.READY).receive(alarm, 0.0) == [Notify(alarm)]
+
+
+def test_an_alarm_is_said_once_however_often_it_is_sent() -> None:
+    client = client_in(S.READY)
+    states = [("WARN", 7), ("WARN", 7), ("COLLAPSED", 9), ("COLLAPSED", 9), ("OK", 20), ("OK", 20)]
+    said = [a for s in states for a in client.receive(Alarm("t", *s, "why"), 0.0)]
+    assert [(a.alarm.state, a.alarm.step) for a in said if isinstance(a, Notify)] == [
+        ("WARN", 7),
+        ("COLLAPSED", 9),
+        ("OK", 20),
+    ]
+    assert client.receive(Alarm("t", "COLLAPSED", 9, "after a restart, at the same step"), 0.0)
+
+
+@pytest.mark.parametrize("state", ["OK", "WARMUP"])
+def test_what_is_over_before_the_client_came_is_no_news(state: str) -> None:
+    assert client_in(S.READY).receive(Alarm("t", state, 7, "over: it was 1"), 0.0) == []
+
+
+def test_alarms_of_tags_without_number_do_not_fill_the_memory() -> None:
+    client = client_in(S.READY)
+    for number in range(MAX_ALARMS + 10):
+        assert client.receive(Alarm(f"t{number}", "WARN", 1, ""), 0.0)
+    assert len(client._alarms) <= MAX_ALARMS
 
 
 def test_the_books_reach_the_daemon() -> None:

@@ -60,3 +60,32 @@ def test_a_missing_file_is_named() -> None:
 def test_loopback_endpoints_are_taken() -> None:
     assert load(None, {}, endpoint="tcp://127.0.0.1:5790").endpoint == "tcp://127.0.0.1:5790"
     assert load(None, {}, endpoint="ipc:///tmp/x").endpoint == "ipc:///tmp/x"
+
+
+def test_the_alarms_thresholds_are_a_block(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("sidecar: {alarms: {min_images: 4, complete_clear: 0.5}}")
+    rules = load(str(file), {}).alarms
+    assert (rules.min_images, rules.complete_clear, rules.token_warn) == (4, 0.5, 0.98)
+    assert load(None, {}).alarms.enabled
+
+
+@pytest.mark.parametrize(
+    ("block", "says"),
+    [
+        ("{min_image: 4}", "sidecar.alarms: unknown key 'min_image'; did you mean 'min_images'"),
+        ("{min_images: many}", r"sidecar\.alarms.*integer"),
+        ("{complete_warn: 0.5}", "complete_critical <= complete_warn <= complete_clear"),
+        ("[1]", r"sidecar\.alarms"),
+    ],
+)
+def test_a_threshold_that_is_wrong_is_named(tmp_path: Path, block: str, says: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(f"sidecar: {{alarms: {block}}}")
+    with pytest.raises(ConfigurationError, match=says):
+        load(str(file), {})
+
+
+def test_thresholds_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIDESTEP_ALARMS", '{"enabled": false}')
+    assert not load(None, {}).alarms.enabled

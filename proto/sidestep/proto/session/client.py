@@ -28,6 +28,13 @@ BACKOFF_FIRST_S: Final = 0.05
 BACKOFF_LAST_S: Final = 2.0
 
 
+WELL: Final = frozenset({"OK", "WARMUP"})
+"""States of an alarm in which nothing is wrong."""
+
+MAX_ALARMS: Final = 10_000
+"""Tags whose state a client remembers; a daemon that invents more shall not fill its memory."""
+
+
 class ClientState(enum.Enum):
     """Where a client stands with its daemon."""
 
@@ -140,6 +147,7 @@ class ClientSession:
         self._heard = self._pinged = self._progress = self._asked = self._rewound = 0.0
         self._retry_s = RETRY_S
         self._refused_seq = 0
+        self._alarms: dict[str, tuple[str, int]] = {}  # the last state and step of each tag
         self._finishing: int | None = None
 
     # --- what the owner asks -------------------------------------------------------------
@@ -206,7 +214,7 @@ class ClientSession:
                 if self._move(ClientEvent.REFUSED):
                     return [Rejected(message.code, message.reason)]
             case m.Alarm():
-                return [Notify(message)]
+                return self._alarm(message)
             case m.ByeAck():
                 if message.last_seq == self._finishing and self._move(ClientEvent.BYE_ACKED):
                     return []
@@ -301,6 +309,19 @@ class ClientSession:
             case _:
                 pass  # busy: the retry timer sends it again
         return []
+
+    def _alarm(self, alarm: m.Alarm) -> list[ClientAction]:
+        """Pass an alarm on once: a daemon says how things stand on every connection anew."""
+        known = self._alarms.get(alarm.tag)
+        news = known != (alarm.state, alarm.step)
+        if known is None and alarm.state in WELL:
+            news = False  # what was wrong and is over before the client came
+        if not news:
+            return []
+        if len(self._alarms) >= MAX_ALARMS:
+            self._alarms.clear()
+        self._alarms[alarm.tag] = (alarm.state, alarm.step)
+        return [Notify(alarm)]
 
     def _went_back_lately(self, now: float) -> bool:
         """Whether a NACK may be an answer to what was sent before the last rewind."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 from .machine import TagState, Transition, observe
 from .observation import FIGURES, ZERO_VARIANCE, Observation
 from .rules import Rules
-from .run import PREFIX, Alarm, RunAlarms, alarm_tag, details, first_to_fall, worst
+from .run import KIND, PREFIX, Alarm, RunAlarms, alarm_tag, details, first_to_fall, worst
 from .states import TRANSITIONS, Event, State, is_alarm, level
+from .stored import packed, states_of
 
 __all__ = [
     "FIGURES",
+    "KIND",
     "PREFIX",
     "TRANSITIONS",
     "ZERO_VARIANCE",
@@ -30,5 +32,7 @@ __all__ = [
     "is_alarm",
     "level",
     "observe",
+    "packed",
+    "states_of",
     "worst",
 ]

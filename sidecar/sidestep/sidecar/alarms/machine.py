@@ -51,6 +51,7 @@ class TagState:
         step: of the newest observation.
         since_step: where it began to be as it is: the first observation that was not well, or for
             OK the one at which it became so.
+        changed_step: of the observation that made it what it is.
         fell: observations of the whole run before the one at which this representation fell; None
             while it is well.
         reason: why it is in its state; "" when nothing was ever wrong.
@@ -65,6 +66,7 @@ class TagState:
     judged: int = 0
     step: int = 0
     since_step: int = 0
+    changed_step: int = 0
     fell: int | None = None
     reason: str = ""
 
@@ -111,7 +113,7 @@ class TagState:
             raise ValueError(f"an alarm's state that is damaged: {error!r:.200}") from error
 
 
-_NUMBERS: Final = ("seen", "judged", "step", "since_step", "fell")
+_NUMBERS: Final = ("seen", "judged", "step", "since_step", "changed_step", "fell")
 _AVERAGES: Final = tuple(Averages.__dataclass_fields__)
 
 
@@ -234,7 +236,7 @@ def _settled(after: TagState, order: int) -> tuple[TagState, Transition | None]:
             after = replace(after, reason=worst.text)
         return after, None
     if not is_alarm(state) and not is_alarm(previous):
-        return replace(after, state=state, since_step=after.step), None
+        return replace(after, state=state, since_step=after.step, changed_step=after.step), None
     if is_alarm(state):
         since_step = after.since_step if is_alarm(previous) else after.step
         fell = after.fell if is_alarm(previous) else order
@@ -242,5 +244,12 @@ def _settled(after: TagState, order: int) -> tuple[TagState, Transition | None]:
     else:
         since_step, fell, name, advice = after.step, None, "", ""
         reason = f"over: {after.reason}" if after.reason else "over"
-    after = replace(after, state=state, since_step=since_step, fell=fell, reason=reason)
+    after = replace(
+        after,
+        state=state,
+        since_step=since_step,
+        changed_step=after.step,
+        fell=fell,
+        reason=reason,
+    )
     return after, Transition(after.step, previous, state, since_step, name, reason, advice)

@@ -14,6 +14,9 @@ from .states import State, is_alarm, level
 PREFIX: Final = "sidestep/alarm/"
 """Before a representation's tag: the tag of its alarm's curve and texts."""
 
+KIND: Final = "alarm"
+"""The kind of value that a transition travels as."""
+
 _MAX_TAG_BYTES: Final = 1024
 
 

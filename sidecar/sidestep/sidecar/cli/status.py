@@ -114,7 +114,7 @@ def _run_lines(run: Mapping[str, Any]) -> Iterator[Text]:
     if run.get("last_step") is not None:
         title.append(f"  step {wording.count(run['last_step'])}", "not bold")
     title.append(f"  clients {wording.count(run.get('clients', 0))}", "not bold")
-    if alarm := wording.alarm(run.get("alarm")):
+    if alarm := wording.run_alarm(run):
         title.append(f"  ALARM {alarm}", "bold red")
     yield title
     records: Mapping[str, Any] = run.get("records") or {}
@@ -148,7 +148,7 @@ def troubles(answer: Mapping[str, Any], log: str) -> Iterator[str]:
         )
     for run in answer.get("runs") or ():
         name = wording.printable(str(run.get("run")))
-        if alarm := wording.alarm(run.get("alarm")):
+        if alarm := wording.run_alarm(run):
             yield f"{name}: alarm {alarm}. `sidestep tail '{name}'` shows how it came"
         if run.get("state") == "lost":
             yield f"{name}: its trainer vanished without a goodbye; what it emitted is kept"

@@ -116,7 +116,7 @@ def _header(model: TailModel, width: int, glyphs: Glyphs) -> list[Text]:
     lines = [title]
     if model.presence != "there":
         lines.append(Text(_ABSENCE[model.presence], style="bold yellow"))
-    if alarm := wording.alarm(status.get("alarm")):
+    if alarm := wording.run_alarm(status):
         lines.append(Text(f"ALARM {alarm}", style="bold red"))
     if status:
         lines += _books(status, glyphs)

@@ -10,7 +10,7 @@ from typing import Any, Final
 TROUBLED: Final = frozenset({"degraded", "failed", "lost", "unresponsive"})
 """States of daemons, runs and sinks that somebody should look at."""
 
-_NO_ALARM: Final = frozenset({"", "ok", "none"})
+_NO_ALARM: Final = frozenset({"", "ok", "none", "warmup"})
 
 _GPU_FIGURES: Final = (
     ("utilization", "{:.0f} %"),
@@ -118,17 +118,38 @@ def age(seconds: float) -> str:
     return f"{whole}s"
 
 
-def alarm(state: object) -> str:
-    """A run's alarm as one line, "" when there is none.
+def run_alarm(run: Mapping[str, Any]) -> str:
+    """A run's alarm as one line, "" when there is none: the worst, of what fell first.
 
-    It is null, a sentence, or what the wire's ALARM says: `state`, `tag`, `step`, `reason`.
+    Args:
+        run: what the daemon's status says of it: `alarm`, a state, and `alarms`, a list of
+            `tag`, `state`, `since_step` and `reason`, in the order in which they fell.
+    """
+    worst = alarm(run.get("alarm"))
+    if not worst:
+        return ""
+    down = [each for each in run.get("alarms") or () if alarm(each)]
+    chosen = next((each for each in down if each.get("state") == run.get("alarm")), None)
+    if chosen is None:
+        return worst
+    text = alarm(chosen)
+    if down[0] is not chosen:
+        text += f" (first {printable(str(down[0].get('tag')))}, {down[0].get('state')})"
+    return text if len(down) == 1 else f"{text}; {len(down) - 1} more"
+
+
+def alarm(state: object) -> str:
+    """An alarm as one line, "" when there is none.
+
+    It is null, a state or a sentence, or has `state`, `tag`, `since_step` (or `step`), `reason`.
     """
     if isinstance(state, Mapping):
         name = str(state.get("state") or "")
         if name.lower() in _NO_ALARM:
             return ""
         where = f" {state['tag']}" if state.get("tag") else ""
-        since = f" since step {count(state['step'])}" if state.get("step") is not None else ""
+        step = state.get("since_step", state.get("step"))
+        since = f" since step {count(step)}" if step is not None else ""
         why = f": {state['reason']}" if state.get("reason") else ""
         return printable(f"{name}{where}{since}{why}")
     if isinstance(state, list | tuple):

@@ -54,6 +54,7 @@ class Derived:
         scalars: numbers by their whole tags.
         values: records that are not numbers; each has its own step and time.
         observation: for those who watch representations.
+        alarm_states: what a watcher must know again after a death, by the representation's tag.
     """
 
     step: int
@@ -61,6 +62,7 @@ class Derived:
     scalars: Mapping[str, float] = field(default_factory=dict[str, float])
     values: Sequence[Value] = ()
     observation: Observation | None = None
+    alarm_states: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
 
 
 Derive: TypeAlias = Callable[[Source, Value], Iterable[Derived]]
@@ -74,6 +76,10 @@ it dies; what must outlive it is journalled together with its cursor.
 
 class Watcher(Protocol):
     """Is shown every observation, in the order in which they were journalled."""
+
+    def restore(self, run_id: int, states: Mapping[str, bytes]) -> None:
+        """Begin a run with the `alarm_states` that are journalled."""
+        ...
 
     def __call__(self, observation: Observation) -> Iterable[Derived]:
         """What is to be journalled beside the observation's own figures."""

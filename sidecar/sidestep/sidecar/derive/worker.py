@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from sidestep.proto import LocalProtocolError, RemoteProtocolError, Value
@@ -23,7 +23,7 @@ from sidestep.proto.records import encode_value
 
 from ..channel import Channel, ChannelClosedError
 from ..journal_reader import JournalReader, Row
-from ..roster import DERIVED_KINDS
+from ..roster import DERIVED_KINDS, DERIVER
 
 if TYPE_CHECKING:
     from .deriver import Derive, Derived, Watcher
@@ -49,9 +49,18 @@ def deriver_of(kind: str) -> Derive | None:
     return None
 
 
-def watchers() -> Sequence[Watcher]:
-    """Those who are shown every observation of a representation."""
-    return ()
+def watchers(rules: Mapping[str, Any] | None) -> Sequence[Watcher]:
+    """Those who are shown every observation of a representation.
+
+    Args:
+        rules: the alarms' thresholds; None when there are to be none.
+    """
+    if rules is None:
+        return ()
+    from ..alarms import Rules
+    from .alarms import AlarmWatcher
+
+    return (AlarmWatcher(Rules.from_plain(rules)),)
 
 
 def main() -> None:
@@ -64,7 +73,8 @@ def main() -> None:
         while True:
             for message in channel.receive():
                 if message["op"] == "start":
-                    worker = Worker(channel, JournalReader(str(message["journal"])), watchers())
+                    reader = JournalReader(str(message["journal"]))
+                    worker = Worker(channel, reader, watchers(message["rules"]))
                 elif worker is not None and message["op"] == "rows":
                     worker.derive(int(message["run_id"]), int(message["after"]))
     except ChannelClosedError:
@@ -90,14 +100,21 @@ class Worker:
 
     def derive(self, run_id: int, after: int) -> None:
         """Send what can be made of a run's rows after `after`, all that there are."""
-        after = max(after, self._done.get(run_id, 0))
+        if run_id not in self._done:
+            # Row and states at one moment: what a process before this one has sent may still be
+            # on its way into the journal.
+            self._done[run_id], states = self._reader.derived(DERIVER, run_id)
+            for watcher in self._watching:
+                watcher.restore(run_id, states)
+            after = self._done[run_id]
+        after = max(after, self._done[run_id])
         while rows := self._reader.rows(after, run_id, kinds=DERIVED_KINDS, max_bytes=_MAX_BYTES):
             for row in rows:
-                self._row(run_id, row)
-            after = rows[-1].id
+                self._row(run_id, row, after)
+                after = row.id
         self._done[run_id] = after
 
-    def _row(self, run_id: int, row: Row) -> None:
+    def _row(self, run_id: int, row: Row, after: int) -> None:
         """Send what is made of a row: parts, the last of which says that the row is done."""
         from ..points import read_points
 
@@ -114,7 +131,8 @@ class Worker:
                     if part.nbytes > _PART_BYTES:
                         self._channel.send(part.message())
                         part = Part(run_id, part.refused)
-        self._channel.send({**part.message(), "row": row.id, "refused": part.refused})
+        last = {"row": row.id, "after": after, "refused": part.refused}
+        self._channel.send({**part.message(), **last})
 
     def _value(self, run_id: int, row: Row, value: Value, part: Part) -> list[Derived]:
         derive = deriver_of(value.kind)
@@ -149,6 +167,7 @@ class Part:
         self._run_id = run_id
         self._scalars: list[tuple[int, int, dict[str, float]]] = []
         self._values: list[bytes] = []
+        self._alarm_states: dict[str, bytes] = {}
         self.nbytes = 0
         self.refused = refused
 
@@ -157,6 +176,7 @@ class Part:
         if derived.scalars:
             self._scalars.append((derived.step, derived.time_ns, dict(derived.scalars)))
             self.nbytes += 64 * len(derived.scalars)
+        self._alarm_states.update(derived.alarm_states)
         for value in derived.values:
             try:
                 length, pieces = encode_value(value)
@@ -175,12 +195,17 @@ class Part:
 
     def message(self) -> dict[str, Any]:
         """For the daemon."""
-        return {"run_id": self._run_id, "scalars": self._scalars, "values": self._values}
+        return {
+            "run_id": self._run_id,
+            "scalars": self._scalars,
+            "values": self._values,
+            "alarm_states": self._alarm_states,
+        }
 
 
-def start_message(journal_path: str) -> dict[str, Any]:
+def start_message(journal_path: str, rules: Mapping[str, Any] | None) -> dict[str, Any]:
     """What a new process is told first."""
-    return {"op": "start", "journal": journal_path}
+    return {"op": "start", "journal": journal_path, "rules": rules}
 
 
 if __name__ == "__main__":

@@ -33,8 +33,9 @@ from typing import Any, Final
 from sidestep.proto import Value
 
 from ..points import Points, ScalarBlock
+from . import wandb_alerts
 from .base import SinkContext, SinkState
-from .wandb_file import NO_RECORDS, RecordReader, cut, is_row, rows_before
+from .wandb_file import NO_RECORDS, RecordReader, cut, is_awaited, rows_before
 from .wandb_rows import Row, RowLog, key_of
 from .wandb_run import FOLDER, WandbError, core_is_alive, keeps_up, start_run, without_key
 from .wandb_values import IGNORED, object_of
@@ -75,7 +76,7 @@ class WandbSink:
         self._log: RowLog | None = None
         self._reader: RecordReader | None = None
         self._rows: list[Row] = []  # not handed over yet; the last one may still grow
-        self._missing = 0  # rows that were handed over and not seen in the file yet
+        self._missing = 0  # rows and alerts that were handed over, not seen in the file yet
         self._file = ""
         self._skipped = 0
         self._complaints: set[str] = set()
@@ -172,7 +173,7 @@ class WandbSink:
         waited_since = self._clock()
         while self._missing > 0:
             if records := reader.read():
-                self._missing -= sum(is_row(record) for _, record in records)
+                self._missing -= sum(is_awaited(record) for _, record in records)
                 waited_since = self._clock()
                 continue
             waited_s = self._clock() - waited_since
@@ -234,6 +235,9 @@ class WandbSink:
     def _take_value(self, value: Value) -> None:
         if value.kind in IGNORED:
             return
+        if value.kind == wandb_alerts.KIND:
+            self._alert(value)
+            return
         try:
             shown: Any = object_of(value)
         except ValueError as error:
@@ -261,6 +265,14 @@ class WandbSink:
         if hasattr(shown, "bind_to_run"):
             shown.bind_to_run(self._run, name, value.step)
         return shown
+
+    def _alert(self, value: Value) -> None:
+        self._hand_over()  # what led to it comes first
+        try:
+            wandb_alerts.alert(self._run, value)
+        except Exception as error:
+            raise WandbError(f"wandb-core takes no alert: {without_key(error)}") from error
+        self._missing += 1
 
     def _row(self, step: int, time_ns: int, keys: Iterable[str]) -> Row:
         """The last row if values of `step` under `keys` can be in it, or else a new one."""

@@ -80,9 +80,10 @@ class RecordReader:
                 yield self._at, self._record
 
 
-def is_row(record: bytes) -> bool:
-    """Whether a record is a row of history."""
-    return bool(_parsed(record).HasField("history"))
+def is_awaited(record: bytes) -> bool:
+    """Whether a record is one that the sink has handed over: a row of history, or an alert."""
+    found = _parsed(record)
+    return bool(found.HasField("history") or found.HasField("alert"))
 
 
 def rows_before(path: str, end: int) -> Iterator[tuple[int, dict[str, object]]]:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from sidestep.proto import Value
 
+from .alarms import alarm
 from .audio import audio
 from .custom_scalars import custom_scalars
 from .embeddings import embedding
@@ -34,6 +35,7 @@ Renderer = Callable[[Value, Any], None]
 """Fills in the Event that shows a value."""
 
 RENDERERS: Final[Mapping[str, Renderer]] = {
+    "alarm": alarm,
     "audio": audio,
     "custom_scalars": custom_scalars,
     "event": event,
