@@ -13,6 +13,7 @@ from hypothesis import given, settings, strategies as st
 from sidestep.proto import Array, Value
 from sidestep.sidecar.sinks.base import SinkUnusableError
 from sidestep.sidecar.sinks.rendering.pixels import pixels_of
+from sidestep.sidecar.sinks.wandb import _files_of
 from sidestep.sidecar.sinks.wandb_file import RecordReader, cut
 from sidestep.sidecar.sinks.wandb_rows import Row, key_of
 from sidestep.sidecar.sinks.wandb_run import (
@@ -208,3 +209,12 @@ def test_what_cannot_be_shown_is_a_value_error(value: Value) -> None:
     pytest.importorskip("wandb")
     with pytest.raises(ValueError, match=r"\w"):
         object_of(value)
+
+
+def test_files_of_what_was_logged_are_all_found() -> None:
+    boxes = {"boxes": {"_type": "boxes2D", "path": "media/boxes.json"}}
+    image = {"_type": "image-file", "path": "media/a.png", "boxes": boxes}
+    several = {"filenames": ["media/b.png", "media/c.png"], "all_boxes": [None, boxes]}
+    assert list(_files_of(image)) == ["media/a.png", "media/boxes.json"]
+    assert list(_files_of(several)) == ["media/b.png", "media/c.png", "media/boxes.json"]
+    assert list(_files_of({"path": 5, "count": 1})) == list(_files_of("x")) == []

@@ -26,9 +26,9 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from sidestep.proto import Value
 
@@ -217,9 +217,9 @@ class WandbSink:
         self.commit()
 
     def _upload_again(self, folder: Path, shown: object) -> None:
-        name = shown.get("path") if isinstance(shown, dict) else None
-        if isinstance(name, str) and (folder / name).is_file():
-            self._run.save(str(folder / name), base_path=str(folder), policy="now")
+        for name in _files_of(shown):
+            if (folder / name).is_file():
+                self._run.save(str(folder / name), base_path=str(folder), policy="now")
 
     # --- points to rows ------------------------------------------------------------------------
 
@@ -311,6 +311,20 @@ class WandbSink:
         if self._context is None:
             raise WandbError("the sink is not open")
         return self._context
+
+
+def _files_of(shown: object) -> Iterator[str]:
+    """Yield the files that a value which was logged names: its own, a list's, those of boxes."""
+    if isinstance(shown, dict):
+        for name, inside in cast("dict[str, object]", shown).items():
+            if name in ("path", "filenames"):
+                names = cast("list[object]", inside) if isinstance(inside, list) else [inside]
+                yield from (name for name in names if isinstance(name, str))
+            else:
+                yield from _files_of(inside)
+    elif isinstance(shown, list):
+        for inside in cast("list[object]", shown):
+            yield from _files_of(inside)
 
 
 def _undo(path: Path, committed: int) -> None:
