@@ -11,6 +11,9 @@ import numpy as np
 import torch
 
 from sidestep import client
+from sidestep.client.lightning import SidestepLogger
+from sidestep.client.metrics_logger import MetricsLogger
+from sidestep.client.transformers import SidestepCallback
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,6 +82,26 @@ histogram_value: client.Histogram = client.Histogram(np.zeros(10))
 text_value: client.Text = client.Text("a sentence")
 representation_value: client.Representation = client.Representation(context)
 client.emit({"a": image_value, "b": histogram_value, "c": text_value, "d": representation_value})
+
+# --- façades ---
+
+with MetricsLogger.from_config({"logging": {"log_frequency": 50}}) as same:
+    frequency: int = same.log_frequency
+    same.log_hparams(cfg, {"acc": 0.5})
+logger = MetricsLogger("vit-b", "results/logs", cfg, wandb_tags=["baseline"])
+logger.log_metrics({"loss": loss, "lr": 1e-3}, step=1, prefix="train/", commit=False)
+logger.log_images("grid", [image, image], captions=["a", "b"])
+logger.log_prediction_comparison(image[None], [context], [context], loss, max_images=2)
+logger.accumulate_metrics(tensors)
+logger.log_accumulated_metrics(prefix="train_epoch/")
+logger.log_embeddings(context[:, 0], labels=None, tag="embeddings", step=3)
+logger.watch_model(torch.nn.Linear(1, 1), log_freq=1000)
+finished_too: bool = logger.finish()
+
+lightning_logger = SidestepLogger("vit-b", prefix="jepa/", log_graph=True, wandb=True)
+lightning_logger.log_metrics({"loss": 0.5, "levels": {"0": 0.1}}, 3)
+callback = SidestepCallback("vit-b", log_dir="results/logs", config=cfg)
+callback_client: client.Client | None = callback.client
 
 # --- the end of a run ---
 

@@ -103,7 +103,7 @@ def test_import_contracts_catch_what_they_forbid(tmp_path: Path) -> None:
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     intruders = {
         "proto": "import torch\nimport sidestep.client",
-        "client": "import typer\nimport sidestep.sidecar",
+        "client": "import typer\nimport transformers\nimport sidestep.sidecar",
         "sidecar": "import torch",
     }
     for room, text in intruders.items():
@@ -139,7 +139,9 @@ def test_importing_the_client_loads_nothing_heavy() -> None:
     code = "import sys; import sidestep.client; print(*sys.modules)"
     done = run(sys.executable, "-c", code)
     assert done.returncode == 0, done.stderr
-    heavy = "torch numpy zmq PIL typer rich pydantic tensorboard wandb pynvml"
+    heavy = (
+        "torch numpy zmq PIL typer rich pydantic tensorboard wandb pynvml lightning transformers"
+    )
     assert not set(heavy.split()) & set(done.stdout.split())
 
 
