@@ -42,7 +42,7 @@ def scalar_of(value: Any) -> Any:
     if type(value) in _PLAIN:
         return value
     if is_tensor(value):
-        return value.detach().reshape(()) if value.numel() == 1 else value
+        return value.detach().reshape(()) if value.ndim and value.numel() == 1 else value
     if hasattr(value, "dtype") and getattr(value, "size", 0) == 1:
         return value.reshape(())
     if isinstance(value, (str, Number)) and not isinstance(value, complex):

@@ -78,7 +78,13 @@ class Writer:
     # --- inside ----------------------------------------------------------------------------------
 
     def _emit(self, tag: Any, value: Value, step: Any = None, walltime: Any = None) -> None:
-        (self.file_writer or self._get_file_writer()).emit({tag: value}, step, walltime)
+        if isinstance(tag, str):
+            (self.file_writer or self._get_file_writer()).emit({tag: value}, step, walltime)
+        else:
+            self._refuse_tag(tag)
 
-    def _refuse(self, tag: Any, reason: str) -> None:
+    def _refuse_tag(self, tag: Any) -> None:
+        self._refuse(type(self).__name__, f"a tag must be a str, not a {type(tag).__name__}")
+
+    def _refuse(self, tag: str, reason: str) -> None:
         self._emit(tag, Refused(InvalidValueError(reason)))

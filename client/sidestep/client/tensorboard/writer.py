@@ -69,12 +69,14 @@ class SummaryWriter(Writer):
         `new_style` and `double_precision` are how TensorBoard's event stores it; elsewhere every
         number is a float64.
         """
-        given: Any = tag
-        if isinstance(given, str):
-            double = bool(new_style and double_precision)
-            tag = self._series.tag(tag, Drawing(None, tag, bool(new_style), double), global_step)
         writer = self.file_writer or self._get_file_writer()
-        writer.emit({tag: scalar_of(scalar_value)}, global_step, walltime)
+        given: Any = tag
+        if not isinstance(given, str):
+            self._refuse_tag(given)
+            return
+        double = bool(new_style and double_precision)
+        wire = self._series.tag(given, Drawing(None, given, bool(new_style), double), global_step)
+        writer.emit({wire: scalar_of(scalar_value)}, global_step, walltime)
 
     def add_scalars(
         self,
@@ -89,9 +91,13 @@ class SummaryWriter(Writer):
         """
         main: Any = main_tag
         numbers: Any = tag_scalar_dict
-        if not isinstance(main, str) or not isinstance(numbers, Mapping):
-            self._refuse(main, "add_scalars takes a tag, and a dict of names to numbers")
+        if not isinstance(main, str):
+            self._refuse_tag(main)
             return
+        if not isinstance(numbers, Mapping):
+            self._refuse(main, f"add_scalars takes a dict, not a {type(numbers).__name__}")
+            return
+        writer = self.file_writer or self._get_file_writer()
         values: dict[str, Any] = {}
         for name, value in numbers.items():
             if isinstance(name, str):
@@ -102,7 +108,6 @@ class SummaryWriter(Writer):
                 self._refuse(
                     main, f"a name in add_scalars must be a str, not a {type(name).__name__}"
                 )
-        writer = self.file_writer or self._get_file_writer()
         writer.emit(values, global_step, walltime)
 
     def add_tensor(
@@ -273,7 +278,9 @@ class SummaryWriter(Writer):
         use_strict_trace: bool = True,
     ) -> None:
         """Add the graph of a model, traced in this call with `input_to_model`."""
-        value = Graph(model, input_to_model, use_strict_trace=use_strict_trace)
+        value = Graph(
+            model, input_to_model, use_strict_trace=use_strict_trace, verbose=bool(verbose)
+        )
         self._emit("graph", value)
 
     def add_onnx_graph(self, prototxt: Any) -> None:

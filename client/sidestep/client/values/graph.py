@@ -22,6 +22,7 @@ class Graph(Value):
         model: a `torch.nn.Module` or script function.
         inputs: a tensor or a tuple of them, as `torch.jit.trace` takes it, where the model is.
         use_strict_trace: False to trace models that return lists or dicts.
+        verbose: print the trace.
 
     Raises:
         InvalidValueError: when emitted, if it cannot be traced, or a package is missing.
@@ -29,8 +30,17 @@ class Graph(Value):
 
     kind = "graph"
 
-    def __init__(self, model: Any, inputs: Any = None, *, use_strict_trace: bool = True) -> None:
-        self._make: Callable[[], tuple[Any, Any]] = lambda: _traced(model, inputs, use_strict_trace)
+    def __init__(
+        self,
+        model: Any,
+        inputs: Any = None,
+        *,
+        use_strict_trace: bool = True,
+        verbose: bool = False,
+    ) -> None:
+        self._make: Callable[[], tuple[Any, Any]] = lambda: _traced(
+            model, inputs, use_strict_trace, verbose
+        )
 
     @classmethod
     def from_onnx(cls, path: str | os.PathLike[str]) -> Graph:
@@ -58,7 +68,7 @@ class Graph(Value):
         return Prepared(self.kind, {}, [np.frombuffer(part, np.uint8) for part in data])
 
 
-def _traced(model: Any, inputs: Any, strict: bool) -> tuple[Any, Any]:
+def _traced(model: Any, inputs: Any, strict: bool, verbose: bool) -> tuple[Any, Any]:
     try:
         # Not torch.utils.tensorboard's SummaryWriter: it alone knows how to read a trace.
         from torch.utils.tensorboard._pytorch_graph import graph
@@ -68,9 +78,10 @@ def _traced(model: Any, inputs: Any, strict: bool) -> tuple[Any, Any]:
         ) from error
     try:
         # It prints its errors, and torch.jit.trace says at each call that there is better now.
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        hush = contextlib.nullcontext() if verbose else contextlib.redirect_stdout(io.StringIO())
+        with hush, warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            graph_def, run_metadata = graph(model, inputs, False, strict)
+            graph_def, run_metadata = graph(model, inputs, verbose, strict)
     except Exception as error:
         raise InvalidValueError(
             f"Graph of {type(model).__name__} cannot be traced: {error!s:.500}"
