@@ -115,7 +115,7 @@ class Representation(Value):
             raise InvalidValueError(f"{_WHAT} of 1 row: a spread needs two or more")
         arrays = {"x": grid}
         if self._paired is not None:
-            arrays["y"] = self._pair_of(x).reshape(b, n, d)
+            arrays["y"] = self._pair_of(x).reshape((b, n, d))
         loss = self._checked_loss(x)
         if is_tensor(loss):
             arrays["loss"] = loss

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from sidestep.client.staging import SLOT_NUMBERS, Event, Slot
+from sidestep.client.staging import SLOT_NUMBERS, Event, Room, Slot
+from sidestep.client.values import Computation
 
 
 class FakeEvent:
@@ -43,6 +44,9 @@ class FakeTensor:
     def detach(self) -> FakeTensor:
         return self
 
+    def unsqueeze(self, dim: int) -> FakeTensor:
+        return FakeTensor(self.data.unsqueeze(dim), self.device.index)
+
     def is_complex(self) -> bool:
         return self.data.is_complex()
 
@@ -74,6 +78,7 @@ class FakeDevice:
     def __post_init__(self) -> None:
         self.events: list[FakeEvent] = []
         self.made_slots = 0
+        self.rooms: list[Room] = []
 
     def capturing(self) -> bool:
         return self.is_capturing
@@ -107,6 +112,33 @@ class FakeDevice:
         event = FakeEvent()
         self.events.append(event)
         return [array.data.clone() for array in arrays], event
+
+    def room(self, gathered_bytes: int, result_bytes: int) -> Room:
+        assert not self.is_capturing, "an allocation would break the capture"
+        pinned = torch.full((result_bytes // 4,), -1.0)
+        event = FakeEvent()
+        room = Room(gathered_bytes, result_bytes, None, None, pinned, None, event)
+        self.rooms.append(room)
+        return room
+
+    def compute(self, room: Room, arrays: Sequence[Any], computation: Computation) -> list[Any]:
+        event = room.event
+        assert isinstance(event, FakeEvent)
+        assert event not in self.events or event.done, "the room is in use"
+        assert computation.gathered_bytes <= room.gathered_bytes
+        assert computation.result_bytes <= room.result_bytes
+        gathered = computation.gather([array.data for array in arrays])
+        if self.failing:
+            raise self.failing
+        event.done = False
+        event.error = None
+        results = computation.compute(gathered)
+        packed = torch.cat([result.reshape(-1) for result in results])
+        pinned = room.pinned[: len(packed)]
+        pinned.copy_(packed)
+        self.events.append(event)
+        parts = pinned.split([result.numel() for result in results])
+        return [part.view(result.shape) for part, result in zip(parts, results, strict=True)]
 
     def finish(self, count: int | None = None) -> None:
         """Complete the oldest transfers, or all."""

@@ -161,7 +161,7 @@ def result_numbers(
     paired: bool = False,
     scatter_d: int = 0,
 ) -> int:
-    """How many float32 numbers `moments` returns for an `x` of this shape, and views of `scatter_d`."""
+    """How many numbers `moments` returns for an `x` of this shape, and views of `scatter_d`."""
     b, n, d = shape
     numbers = SCALARS + len(plan.extras) + (4 + paired) * d
     if plan.due:
