@@ -35,8 +35,9 @@ from sidestep.proto import Value
 from ..points import Points, ScalarBlock
 from . import wandb_alerts
 from .base import SinkContext, SinkState
+from .rendering.hparams import hparams_of
 from .wandb_file import NO_RECORDS, RecordReader, cut, is_awaited, rows_before
-from .wandb_rows import Row, RowLog, key_of
+from .wandb_rows import Row, RowLog, key_of, log_table
 from .wandb_run import FOLDER, WandbError, core_is_alive, keeps_up, start_run, without_key
 from .wandb_values import IGNORED, object_of
 
@@ -239,6 +240,9 @@ class WandbSink:
             self._alert(value)
             return
         try:
+            if value.kind == "hparams":
+                self._take_hparams(value)
+                return
             shown: Any = object_of(value)
         except ValueError as error:
             self._skipped += 1
@@ -247,6 +251,22 @@ class WandbSink:
         key = self._key(value.tag)
         bound = self._bound(shown, value)
         self._row(value.step, value.time_ns, [key]).objects[key] = bound
+        self._hand_over(_BATCH_ROWS)
+
+    def _take_hparams(self, value: Value) -> None:
+        """Hyperparameters into the run's one configuration, in which the last ones count.
+
+        Raises:
+            ValueError: they are none, or W&B does not take them.
+        """
+        try:
+            said = hparams_of(value)
+            self._run.config.update(dict(said.settings), allow_val_change=True)
+        except Exception as error:
+            raise ValueError(without_key(error)) from error
+        # A row even without metrics: when it is in the file, the configuration is too.
+        metrics = {self._key(name): number for name, number in said.metrics.items()}
+        self._row(value.step, value.time_ns, metrics).numbers.update(metrics)
         self._hand_over(_BATCH_ROWS)
 
     def _bound(self, shown: Any, value: Value) -> object:
@@ -263,6 +283,7 @@ class WandbSink:
             # What wandb makes of a list, which it would bind again, under the tag's own name.
             return type(shown[0]).seq_to_json(shown, self._run, name, value.step)
         if hasattr(shown, "bind_to_run"):
+            log_table(self._run, shown, name)
             shown.bind_to_run(self._run, name, value.step)
         return shown
 

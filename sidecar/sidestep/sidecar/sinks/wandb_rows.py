@@ -9,6 +9,7 @@ sink reads it back from the file (see `wandb_file`).
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -76,7 +77,7 @@ class RowLog:
         """
         batch: list[Row] = []
         for row in rows:
-            if self._send is not None and not row.objects:
+            if self._send is not None and row.numbers and not row.objects:
                 batch.append(row)
                 continue
             self._write_batch(batch)
@@ -88,6 +89,20 @@ class RowLog:
     def _write_batch(self, batch: list[Row]) -> None:
         if batch and self._send is not None:
             self._send(batch)
+
+
+def log_table(run: Any, shown: object, name: str) -> None:
+    """Log `shown`, if it is a table, as the artifact that W&B's pages read it from.
+
+    `run.log` does so, but under a name of its own. That way is not public either; where it is not
+    as it is known here, or there is no room for it, W&B has the table as a file alone.
+    """
+    if type(shown).__name__ != "Table":
+        return
+    with contextlib.suppress(Exception):
+        from wandb.sdk.data_types import utils
+
+        cast("Any", utils)._log_table_artifact(shown, name, run)
 
 
 def _batch_sender(run: Any) -> Callable[[Sequence[Row]], None] | None:

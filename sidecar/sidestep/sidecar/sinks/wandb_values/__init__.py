@@ -14,7 +14,10 @@ from sidestep.proto import Value
 from .audio import audio
 from .histograms import histogram, histogram_counts
 from .images import image, images, masked_image, video
+from .meshes import mesh
 from .spectra import spectrum
+from .tables import embedding, pr_curve
+from .tensors import tensor
 from .text import text
 
 Renderer = Callable[[Value], object]
@@ -22,19 +25,30 @@ Renderer = Callable[[Value], object]
 
 RENDERERS: Final[Mapping[str, Renderer]] = {
     "audio": audio,
+    "embedding": embedding,
     "histogram": histogram,
     "histogram_counts": histogram_counts,
     "image": image,
     "images": images,
     "masked_image": masked_image,
+    "mesh": mesh,
+    "pr_curve": pr_curve,
+    "pr_curve_counts": pr_curve,
     "spectrum": spectrum,
+    "tensor": tensor,
     "text": text,
     "video": video,
 }
 """What shows which kind of value."""
 
-IGNORED: Final = frozenset({"event", "moments", "parameters"})
-"""Kinds that are for TensorBoard or the derivers alone."""
+IGNORED: Final = frozenset(
+    {"custom_scalars", "event", "graph", "moments", "parameters", "purge", "series"}
+)
+"""Kinds that are for TensorBoard or the derivers alone.
+
+A graph is one of them: what W&B calls one is read off the modules of a model while it runs, and a
+GraphDef has neither. A row that was logged cannot be taken back, so a restart is nothing to it.
+"""
 
 
 def object_of(value: Value) -> object:
