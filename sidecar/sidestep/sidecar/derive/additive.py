@@ -284,7 +284,7 @@ def image_tokens(n: int, mean: Floats | None, gram: Floats | None) -> ImageToken
     """`ImageTokens` by their Gram matrix (D, D); none when there is none."""
     trace = square = float("nan")
     if gram is not None:
-        trace, square = float(np.trace(gram)), float(np.square(gram).sum())
+        trace, square = float(np.trace(gram)), float(np.vdot(gram, gram))
     return image_traces(n, trace, square, mean, gram)
 
 

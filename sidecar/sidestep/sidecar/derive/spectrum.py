@@ -39,7 +39,7 @@ class Spectrum:
 
 
 def spectrum(moments: Moments) -> Spectrum | None:
-    """The spectrum of all rows; None when no Gram matrix crossed or there are no two finite rows.
+    """The spectrum of all rows; None when no Gram matrix crossed, or there are no two rows.
 
     The figures are `rank`, `rank_fraction` (of min(n, D)), `pr`, `nesum`, `entropy_rank`, `alpha`
     and `condition`: see the functions of these names.
@@ -48,8 +48,11 @@ def spectrum(moments: Moments) -> Spectrum | None:
     if gram is None or n < 2 or not np.isfinite(gram).all():
         return None
     with np.errstate(all="ignore"):
-        eigenvalues = descending(gram)[: min(n - 1, moments.d)] / (n - 1)
-        found = dict(_figures(moments.rows.mean, gram, eigenvalues, n))
+        try:
+            eigenvalues = descending(gram)[: min(n - 1, moments.d)] / (n - 1)
+            found = dict(_figures(moments.rows.mean, gram, eigenvalues, n))
+        except np.linalg.LinAlgError:  # no convergence: the other figures must not suffer
+            return None
     return Spectrum(eigenvalues, {k: v for k, v in found.items() if math.isfinite(v)})
 
 
@@ -93,7 +96,8 @@ def rankme(mean: Floats, gram: Floats, n: int) -> float | None:
     Returns:
         From 1 to min(n, D), or by ε a little beside; None when X is zero or not finite.
     """
-    uncentred = gram + n * np.outer(mean, mean)
+    uncentred = np.outer(mean, n * mean)
+    uncentred += gram
     if not np.isfinite(uncentred).all():
         return None
     return entropy_of(np.sqrt(descending(uncentred)[: min(n, len(mean))]))
@@ -123,7 +127,9 @@ def participation_ratio(gram: Floats, n: int) -> float | None:
     if m < 2:
         return None
     trace = float(np.trace(gram)) / m
-    return participation_ratio_of(trace, unbiased_square(trace, float((gram**2).sum()) / m**2, n))
+    return participation_ratio_of(
+        trace, unbiased_square(trace, float(np.vdot(gram, gram)) / m**2, n)
+    )
 
 
 def participation_ratio_of(trace: float, square: float) -> float | None:
