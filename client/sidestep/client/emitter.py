@@ -25,6 +25,7 @@ from sidestep.proto.paths import outbox_dirs
 from sidestep.proto.session import ClientState
 
 from . import outbox_file
+from .alarms import Alarms
 from .books import Stats, Totals
 from .checks import check_reduce, nanoseconds, step_number
 from .cuda import device_uuids
@@ -62,7 +63,7 @@ class Client:
         self._done = settings.disabled
         self._unheard = 0
         self._last_step = -1
-        self._alarm_callbacks: list[Callable[[Alarm], object]] = []
+        self._alarms = Alarms()
         self._final: Stats | None = Stats() if settings.disabled else None
         self._block = settings.on_full == "block"
         self._silent = settings.rank != 0 and settings.ranks == "zero"
@@ -110,8 +111,8 @@ class Client:
             settings.endpoint,
             self._books,
             self._launcher(),
-            self._alarm,
-            self._stages.collect_when_silent,
+            self._alarms.hear,
+            self._housekeeping,
         )
         self._live = True
         _living.add(self)
@@ -249,9 +250,12 @@ class Client:
     def on_alarm(self, callback: Callable[[Alarm], object]) -> None:
         """Have `callback` called with each alarm of the run, in the client's own thread.
 
-        It must be short; an exception in it is logged.
+        An alarm is a representation's change from one state to another: `tag`, `state` ("OK",
+        "WATCH", "WARN", "COLLAPSED" or "NONFINITE"), `step` and `reason`. What is not well when
+        the callback or the client comes is told it once. The callback must be short; an exception
+        in it is logged.
         """
-        self._alarm_callbacks.append(callback)
+        self._alarms.add(callback)
 
     def __enter__(self) -> Self:
         """The client itself."""
@@ -320,12 +324,10 @@ class Client:
         if not self._settings.disabled:
             self._unheard += len(values) if type(values) is dict else 1
 
-    def _alarm(self, alarm: Alarm) -> None:
-        for callback in self._alarm_callbacks:
-            try:
-                callback(alarm)
-            except BaseException:  # sys.exit() in it would end the sender's thread
-                logger.exception("sidestep: an on_alarm callback failed")
+    def _housekeeping(self) -> None:
+        """In the sender's thread, at each of its wake-ups."""
+        self._stages.collect_when_silent()
+        self._alarms.take_up()
 
     def _forked(self) -> None:
         """In a child process: count, and touch nothing that belongs to the parent."""
