@@ -152,7 +152,7 @@ def encode_value(record: Value) -> tuple[int, list[bytes | bytearray | memoryvie
     try:
         specs = [[array.dtype, list(array.shape)] for array in record.arrays]
         meta = cast("bytes", msgpack.packb([record.kind, record.tag, dict(record.info), specs]))
-        _value_meta(unpack(meta))
+        _check_meta(meta)
         pieces: list[bytes | bytearray | memoryview] = [b"", meta, _padding(len(meta))]
         length = VALUE_HEAD.size + _padded(len(meta))
         for array in record.arrays:
@@ -251,6 +251,12 @@ def check_tag(tag: object) -> str:
     if size > MAX_TAG_BYTES:
         raise RemoteProtocolError("too_large", f"a tag may have {MAX_TAG_BYTES} bytes")
     return tag
+
+
+@lru_cache(maxsize=1024)
+def _check_meta(meta: bytes) -> None:
+    """See that a reader would take `meta`; values of one tag differ in nothing but their arrays."""
+    _value_meta(unpack(meta))
 
 
 def _value_meta(

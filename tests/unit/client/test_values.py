@@ -79,6 +79,12 @@ def test_every_tensor_arrives_in_c_order(tensor: torch.Tensor) -> None:
     assert found.shape == tuple(tensor.shape)
 
 
+def test_a_view_that_stands_for_the_negative_of_its_memory() -> None:
+    tensor = torch.tensor([1 + 2j]).conj().imag
+    assert tensor.is_neg()
+    assert as_numpy(as_array(tensor, "x")).tolist() == [-2]
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
 from sidestep.proto.records import DTYPE_SIZES, Array
 
 from .base import InvalidValueError
 
+_TENSOR_TYPES: Final[set[type]] = set()
+"""Types of tensors that were seen: to ask each again costs more than all else that is asked."""
+
 
 def is_tensor(value: Any) -> bool:
     """Whether `value` is a torch tensor, without importing torch for it."""
-    return hasattr(value, "detach") and hasattr(value, "device") and hasattr(value, "dtype")
+    kind = type(value)
+    if kind in _TENSOR_TYPES:
+        return True
+    found = hasattr(value, "detach") and hasattr(value, "device") and hasattr(value, "dtype")
+    if found and len(_TENSOR_TYPES) < 100:
+        _TENSOR_TYPES.add(kind)
+    return found
 
 
 def on_device(value: Any) -> bool:
@@ -21,7 +31,12 @@ def on_device(value: Any) -> bool:
 
 def dtype_name(array: Any) -> str:
     """Name in numpy of the dtype of a tensor or array (``"bfloat16"`` as torch calls it)."""
-    return str(array.dtype).removeprefix("torch.")
+    return _name(array.dtype)
+
+
+@lru_cache(maxsize=256)
+def _name(dtype_or_layout: Any) -> str:
+    return str(dtype_or_layout).removeprefix("torch.")
 
 
 def as_array(value: Any, what: str) -> Any:
@@ -31,8 +46,8 @@ def as_array(value: Any, what: str) -> Any:
         InvalidValueError: it is complex, sparse, or no numbers at all.
     """
     if is_tensor(value):
-        array = value.detach()
-        if str(array.layout) != "torch.strided":
+        array = value.detach() if value.requires_grad else value
+        if _name(array.layout) != "strided":
             raise InvalidValueError(f"{what} of a {array.layout} tensor: call .to_dense() first")
     else:
         import numpy as np
@@ -53,17 +68,19 @@ def as_array(value: Any, what: str) -> Any:
 
 def to_host(array: Any) -> Array:
     """The bytes of a CPU tensor or numpy array; dtypes that numpy lacks become float32."""
-    import numpy as np
-
     if is_tensor(array):
         if dtype_name(array) not in DTYPE_SIZES:
             array = array.float()
-        array = array.numpy()
-    host = np.ascontiguousarray(array)
-    flat: Any = host.reshape(-1).view(np.uint8)
-    data = memoryview(flat) if host.size else b""
-    # `array.shape`, since ascontiguousarray makes one dimension out of none.
-    return Array(str(host.dtype), tuple(int(n) for n in array.shape), data)
+        try:
+            array = array.numpy()
+        except RuntimeError:  # a view that stands for the negative of its memory
+            array = array.resolve_neg().numpy()
+    shape = array.shape
+    if not array.flags.c_contiguous:
+        array = array.copy(order="C")
+    # As bytes, which every dtype can be seen as; a memoryview knows no float16.
+    flat = array.reshape(-1).view("u1")
+    return Array(dtype_name(array), shape, flat.data if flat.size else b"")
 
 
 def size_of(array: Any) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from .arrays import as_array, dtype_name
@@ -21,7 +22,7 @@ MAX_CAPTIONS: Final = 4096
 
 def shape_of(array: Any) -> tuple[int, ...]:
     """The shape of a tensor or array, as ints."""
-    return tuple(int(n) for n in array.shape)
+    return tuple(map(int, array.shape))
 
 
 def as_pixels(value: Any, what: str) -> Any:
@@ -58,16 +59,25 @@ def layout_of(
     Raises:
         InvalidValueError: there is none, or not the one that is asked for.
     """
-    asked = known if layout is None else [name for name in known if name == layout]
-    for name in asked:
-        c = name.find("C")
-        if len(shape) == len(name) and 0 not in shape and (c < 0 or shape[c] in channels):
-            return name
+    found = _fitting(shape, layout, tuple(known), tuple(channels))
+    if found:
+        return found
     named = "" if layout is None else f" as {layout!s:.20}"
     raise InvalidValueError(
         f"{what} of shape {shape}{named}: expected a non-empty {_listed(known)} with "
         f"{_listed(channels)} channels (C)"
     )
+
+
+@lru_cache(maxsize=256)
+def _fitting(
+    shape: tuple[int, ...], layout: str | None, known: tuple[str, ...], channels: tuple[int, ...]
+) -> str:
+    for name in known if layout is None else [name for name in known if name == layout]:
+        c = name.find("C")
+        if len(shape) == len(name) and 0 not in shape and (c < 0 or shape[c] in channels):
+            return name
+    return ""
 
 
 def _listed(things: Sequence[object]) -> str:
