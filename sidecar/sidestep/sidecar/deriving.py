@@ -73,7 +73,8 @@ class Deriving:
                 continue
             if self._child.ensure():
                 self._told.clear()
-            if self._child.running and self._told.get(run.id) != run.to_derive_row:
+            # One message under way for each run: a process that is busy must not be written full.
+            if self._child.running and (run.derived_row or 0) >= self._told.get(run.id, 0):
                 self._told[run.id] = run.to_derive_row
                 self._child.tell({"op": "rows", "run_id": run.id, "after": run.derived_row})
 

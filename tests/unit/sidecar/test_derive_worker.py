@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -12,12 +14,15 @@ import pytest
 
 from sidestep.proto import Array, RunSpec, Value
 from sidestep.proto.records import decode_value, encode_value
-from sidestep.sidecar.channel import MAX_MESSAGE_BYTES, Channel
+from sidestep.sidecar.alarms import Rules
+from sidestep.sidecar.channel import MAX_MESSAGE_BYTES, Channel, ChannelClosedError
 from sidestep.sidecar.derive import worker as worker_module
 from sidestep.sidecar.derive.deriver import Derived, Observation, Source
-from sidestep.sidecar.derive.worker import Worker
+from sidestep.sidecar.derive.worker import Worker, start_message
+from sidestep.sidecar.deriving import Deriving, underived
 from sidestep.sidecar.journal import ClientRow, Journal
 from sidestep.sidecar.journal_reader import JournalReader
+from sidestep.sidecar.roster import DaemonPoints, RunEntry, Snapshot
 from tests.support.moments import moments_value
 
 RNG = np.random.default_rng(0)
@@ -62,23 +67,26 @@ class Bench:
         self.run_id = self._journal.put_run(RunSpec("r", "/logs"))
         client = ClientRow(0, b"uuid", self.run_id, 0, 0, 1, "live", 0, 0, 0, 0, None)
         self._client_id = self._journal.put_client(client)
+        self.other_run_id = self._journal.put_run(RunSpec("other", "/logs"))
         # As ingest does it with the first value of a derived kind.
         self._journal.put_cursor("derive", self.run_id, 0)
+        self._journal.put_cursor("derive", self.other_run_id, 0)
         self._journal.commit()
-        self._path = str(folder / "journal.sqlite")
+        self.path = str(folder / "journal.sqlite")
         self.said = Said()
 
-    def row(self, *values: Value) -> int:
+    def row(self, *values: Value, run_id: int | None = None) -> int:
         """Journal values as one row; its number."""
         data = b"".join(b"".join(encode_value(value)[1]) for value in values)
         self._journal.begin()
         kinds = {value.kind for value in values}
-        row = self._journal.append(self.run_id, self._client_id, len(values), data, kinds)
+        run_id = self.run_id if run_id is None else run_id
+        row = self._journal.append(run_id, self._client_id, len(values), data, kinds)
         self._journal.commit()
         return row
 
     def worker(self, *watching: Any) -> Worker:
-        reader = JournalReader(self._path)
+        reader = JournalReader(self.path)
         return Worker(cast("Channel", self.said), reader, watching)
 
     def scalars(self) -> list[tuple[int, dict[str, float]]]:
@@ -266,3 +274,128 @@ def test_a_new_process_goes_on_from_the_cursor(bench: Bench) -> None:
     bench._journal.commit()
     bench.worker().derive(bench.run_id, first)
     assert [step for step, _ in bench.scalars()] == [1]
+
+
+def test_runs_take_turns(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run with much to derive does not keep the others waiting."""
+    monkeypatch.setattr(worker_module, "_MAX_BYTES", 1)
+    runs = {bench.run_id: 6, bench.other_run_id: 3}
+    for run_id, count in runs.items():
+        for step in range(count):
+            bench.row(good(step), run_id=run_id)
+    ours, theirs = (Channel(end) for end in socket.socketpair())
+    ours.send(start_message(bench.path, None))
+    for run_id in runs:
+        ours.send({"op": "rows", "run_id": run_id, "after": 0})
+
+    def serve() -> None:
+        with pytest.raises(ChannelClosedError):
+            worker_module._serve(theirs)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    found: list[tuple[int, int]] = []
+    while len(found) < sum(runs.values()):
+        found += [(m["run_id"], m["scalars"][0][0]) for m in ours.receive()]
+    ours.close()
+    thread.join(30)
+    assert not thread.is_alive()
+    theirs.close()
+    a, b = runs
+    assert found[:6] == [(a, 0), (b, 0), (a, 1), (b, 1), (a, 2), (b, 2)]
+    assert found[6:] == [(a, 3), (a, 4), (a, 5)]
+
+
+# --- the daemon's end ----------------------------------------------------------------------------
+
+
+class FakeChild:
+    """A process that says what it is told to say."""
+
+    def __init__(self) -> None:
+        self.running = False
+        self.last_exit = 1
+        self.told: list[dict[str, Any]] = []
+        self.says: list[list[dict[str, Any]] | None] = []
+
+    def ensure(self) -> bool:
+        started, self.running = not self.running, True
+        return started
+
+    def tell(self, message: dict[str, Any]) -> None:
+        self.told.append(message)
+
+    def hear(self) -> list[dict[str, Any]] | None:
+        said = self.says.pop(0)
+        self.running = said is not None
+        return said
+
+    def kill(self) -> None:
+        self.running = False
+
+
+class Host:
+    """`Deriving` with a process that is none."""
+
+    def __init__(self) -> None:
+        self.submitted: list[DaemonPoints] = []
+        self.deriving = Deriving("j", Rules(), self.submitted.append, lambda text: None)
+        self.child = FakeChild()
+        self.deriving._child = cast("Any", self.child)
+
+    def hear(self, *messages: dict[str, Any] | None) -> None:
+        self.child.says.append(None if None in messages else list(cast("Any", messages)))
+        self.deriving.hear()
+
+
+def part(**last: int) -> dict[str, Any]:
+    image = b"".join(encode_value(Value("image", "i", 0, 1))[1])
+    scalars = [(0, 1, {"a": 1.0})]
+    return {"run_id": 1, "scalars": scalars, "values": [image], "alarm_states": {}, **last}
+
+
+DONE = {"row": 7, "after": 3, "refused": 2}
+
+
+def test_parts_of_a_row_are_journalled_together() -> None:
+    host = Host()
+    host.hear(part(), part())
+    assert host.submitted == []
+    host.hear(part(**DONE), part(row=9, after=7, refused=0))
+    first, second = host.submitted
+    assert (first.run_id, first.derived_row, first.derived_after) == (1, 7, 3)
+    assert len(first.scalars) == len(first.values) == 3
+    assert len(second.scalars) == len(second.values) == 1
+    assert host.deriving.refused == 2
+
+
+def test_parts_of_a_process_that_died_are_forgotten() -> None:
+    host = Host()
+    host.hear(part())
+    host.hear(None)
+    host.hear(part(**DONE))
+    (only,) = host.submitted
+    assert len(only.scalars) == 1
+
+
+def test_a_run_is_told_of_once_until_it_has_answered() -> None:
+    host = Host()
+    spec = RunSpec("r", "/logs")
+
+    def tick(**rows: int) -> list[int]:
+        host.child.told.clear()
+        host.deriving.tick(Snapshot(runs={1: RunEntry(1, spec, **rows)}))
+        return [message["after"] for message in host.child.told]
+
+    assert tick() == tick(to_derive_row=0, derived_row=0) == []
+    assert not host.child.running  # nothing to derive: no process
+    assert tick(to_derive_row=4, derived_row=2) == [2]
+    assert host.child.running
+    assert tick(to_derive_row=9, derived_row=2) == []
+    assert tick(to_derive_row=9, derived_row=3) == []
+    assert tick(to_derive_row=9, derived_row=4) == [4]
+    assert tick(to_derive_row=9, derived_row=9) == []
+    host.hear(None)
+    assert tick(to_derive_row=9, derived_row=8) == [8]  # a new process knows nothing
+    assert underived(RunEntry(1, spec, to_derive_row=2, derived_row=1))
+    assert not underived(RunEntry(1, spec, to_derive_row=2))

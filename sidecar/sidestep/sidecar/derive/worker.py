@@ -12,11 +12,12 @@ To add a kind: a function `Derive` in a module of its own, a line in `deriver_of
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from sidestep.proto import LocalProtocolError, RemoteProtocolError, Value
 from sidestep.proto.records import encode_value
@@ -68,21 +69,34 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
-    worker: Worker | None = None
     try:
-        while True:
-            for message in channel.receive():
-                if message["op"] == "start":
-                    reader = JournalReader(str(message["journal"]))
-                    worker = Worker(channel, reader, watchers(message["rules"]))
-                elif worker is not None and message["op"] == "rows":
-                    worker.derive(int(message["run_id"]), int(message["after"]))
+        _serve(channel)
     except ChannelClosedError:
         os._exit(0)
 
 
+def _serve(channel: Channel) -> NoReturn:
+    worker: Worker | None = None
+    waiting: dict[int, int] = {}
+    while True:
+        # With something to do, a look is enough.
+        ready = not waiting or bool(select.select([channel], [], [], 0)[0])
+        for message in channel.receive() if ready else ():
+            if message["op"] == "start":
+                reader = JournalReader(str(message["journal"]))
+                worker = Worker(channel, reader, watchers(message["rules"]))
+            elif message["op"] == "rows":
+                waiting.setdefault(int(message["run_id"]), int(message["after"]))
+        if waiting and worker is not None:
+            # In turns: a run with much to derive must not delay the alarms of another.
+            run_id, after = next(iter(waiting.items()))
+            del waiting[run_id]
+            if worker.derive(run_id, after):
+                waiting[run_id] = after
+
+
 class Worker:
-    """Derives run after run, in the order of the journal's rows.
+    """Derives what the journal has, a few megabytes of a run at a time.
 
     Args:
         channel: to the daemon.
@@ -98,8 +112,8 @@ class Worker:
         self._watching = watching
         self._done: dict[int, int] = {}
 
-    def derive(self, run_id: int, after: int) -> None:
-        """Send what can be made of a run's rows after `after`, all that there are."""
+    def derive(self, run_id: int, after: int) -> bool:
+        """Send what can be made of a run's next rows after `after`; whether there were any."""
         if run_id not in self._done:
             # Row and states at one moment: what a process before this one has sent may still be
             # on its way into the journal.
@@ -108,11 +122,11 @@ class Worker:
                 watcher.restore(run_id, states)
             after = self._done[run_id]
         after = max(after, self._done[run_id])
-        while rows := self._reader.rows(after, run_id, kinds=DERIVED_KINDS, max_bytes=_MAX_BYTES):
-            for row in rows:
-                self._row(run_id, row, after)
-                after = row.id
-        self._done[run_id] = after
+        rows = self._reader.rows(after, run_id, kinds=DERIVED_KINDS, max_bytes=_MAX_BYTES)
+        for row in rows:
+            self._row(run_id, row, after)
+            self._done[run_id] = after = row.id
+        return bool(rows)
 
     def _row(self, run_id: int, row: Row, after: int) -> None:
         """Send what is made of a row: parts, the last of which says that the row is done."""
