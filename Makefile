@@ -13,13 +13,13 @@ SHELL_FILES := launch_tensorboard.sh .ci/run
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench venv clean
+.PHONY: help demo test check bench bench-gpu venv clean
 .PHONY: check-lint check-format check-mypy check-pyright check-imports check-shell
 
 help: ## list these targets
 	@echo "usage: make TARGET [ARGS='...'] [PYTHON=python3]"
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) \
-	  | while IFS='|' read -r name text; do printf '  %-7s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) \
+	  | while IFS='|' read -r name text; do printf '  %-9s %s\n' "$$name" "$$text"; done
 
 demo: $(STAMP) ## train a small model with the sidecar beside it (ARGS go to the trainer)
 	$(BIN)/sidestep run -- $(BIN)/python client/examples/digits_jepa.py $(ARGS)
@@ -31,6 +31,9 @@ check: check-lint check-format check-mypy check-pyright check-imports check-shel
 
 bench: $(STAMP) ## measure the figures of the README (ARGS go to the benchmark)
 	$(BIN)/python -m tests.bench $(ARGS)
+
+bench-gpu: $(STAMP) ## measure the training step of a ViT-B/16 on a GPU (ARGS go to the benchmark)
+	$(BIN)/python -m tests.gpu.bench_step $(ARGS)
 
 venv: $(STAMP) ## make or renew .venv, where all the others run
 

@@ -115,7 +115,7 @@ class Representation(Value):
             raise InvalidValueError(f"{_WHAT} of 1 row: a spread needs two or more")
         arrays = {"x": grid}
         if self._paired is not None:
-            arrays["y"] = self._pair_of(x).reshape((b, n, d))
+            arrays["y"] = self._pair_of(x)
         loss = self._checked_loss(x)
         if is_tensor(loss):
             arrays["loss"] = loss
@@ -165,7 +165,7 @@ class Representation(Value):
                 f"paired of shape {tuple(y.shape)} on {y.device}: expected the shape and device of "
                 f"x, {tuple(x.shape)} on {x.device}"
             )
-        return y
+        return y if y.ndim == 3 else y.unsqueeze(1)
 
     def _checked_loss(self, x: Any) -> Any:
         """The loss as a tensor on x's device, a float, or None."""
