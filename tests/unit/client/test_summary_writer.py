@@ -24,6 +24,7 @@ from torch.utils.tensorboard import summary
 from sidestep import client as sidestep
 from sidestep.client import tensorboard as ours
 from sidestep.client.tensorboard import file_writer
+from sidestep.client.values import EmitContext, Prepared
 from sidestep.proto.paths import RuntimePaths
 from tests.unit.client.emitted import numbers, rows, values
 from tests.unit.client.fake_device import FakeDevice, FakeTensor
@@ -263,6 +264,51 @@ def test_a_step_or_time_on_a_device_is_refused(writer: ours.SummaryWriter) -> No
     writer.add_scalar("a", 1.0, FakeTensor(3))
     writer.add_scalar("a", 1.0, 3, FakeTensor(3.0))  # type: ignore[arg-type]
     assert client_of(writer).stats().rejected == 2
+
+
+def far(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """A tensor whose content nothing can read: there is none."""
+    return torch.ones(shape, dtype=dtype, device="meta")
+
+
+FAR: dict[str, Callable[[Any], object]] = {
+    "add_scalar": lambda w: w.add_scalar("a", far(1, 1)),
+    "add_scalars": lambda w: w.add_scalars("a", {"b": far(1)}),
+    "add_tensor": lambda w: w.add_tensor("a", far(3, dtype=torch.bfloat16)),
+    "add_histogram": lambda w: w.add_histogram("a", far(9), bins=[0, 1, 2], max_bins=3),
+    "add_histogram_raw": lambda w: w.add_histogram_raw("a", 0, 1, 2, 3, 4, far(3), far(3)),
+    "add_image": lambda w: w.add_image("a", far(5, 4, 3, dtype=torch.int32), dataformats="HWC"),
+    "add_images": lambda w: w.add_images("a", far(5, 4, 4, 3), dataformats="NHWC"),
+    "add_image_with_boxes": lambda w: w.add_image_with_boxes(
+        "a", far(3, 8, 8), far(2, 4), labels=["b", "c"], rescale=2
+    ),
+    "add_video": lambda w: w.add_video("a", far(2, 3, 1, 8, 8, dtype=torch.bool)),
+    "add_audio": lambda w: w.add_audio("a", far(1, 100)),
+    "add_pr_curve": lambda w: w.add_pr_curve("a", far(9), far(9), weights=far(9)),
+    "add_pr_curve_raw": lambda w: w.add_pr_curve_raw("a", *[far(9)] * 6),
+    "add_mesh": lambda w: w.add_mesh("a", far(1, 9, 3), far(1, 9, 3), far(1, 4, 3).int()),
+    "add_embedding": lambda w: w.add_embedding(far(4, 3), list("abcd"), far(4, 3, 8, 8)),
+    "add_hparams": lambda w: w.add_hparams({"a": 1}, {"b": far(1)}, run_name="x"),
+}
+
+
+@pytest.mark.parametrize("name", FAR)
+def test_no_method_reads_what_is_on_a_device(
+    writer: ours.SummaryWriter, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """All that it may do is to look at shapes and dtypes, and to make the device compute."""
+    found: dict[Any, Any] = {}
+    monkeypatch.setattr(file_writer.FileWriter, "emit", lambda _, v, *__: found.update(v))
+    FAR[name](writer)
+    value = found["a/b" if name == "add_scalars" else next(iter(found))]
+    if isinstance(value, sidestep.Value):
+        prepared = value.prepare(EmitContext(0, {}))
+        assert isinstance(prepared, Prepared)
+        arrays = [array for array in prepared.arrays if isinstance(array, torch.Tensor)]
+        assert arrays
+        assert {array.device.type for array in arrays} == {"meta"}
+    else:
+        assert (value.shape, value.device.type) == ((), "meta")
 
 
 # --- series -------------------------------------------------------------------------------------
