@@ -163,7 +163,7 @@ def test_predictions_that_are_no_probabilities_are_left_out(
 def test_a_curve_of_counts(ours: Home, torchs: SummaryWriter, count: int) -> None:
     counts = [RNG.integers(0, 100, count) for _ in range(4)]
     shares = [RNG.random(count) for _ in range(2)]
-    torchs.add_pr_curve_raw("pr", *counts, *shares, 7, count)
+    torchs.add_pr_curve_raw("pr", *(counts + shares), 7, count)
     ours.write([sent(client.PRCurve.from_counts(*counts, *shares), "pr")])
     assert_same(ours, torchs)
 

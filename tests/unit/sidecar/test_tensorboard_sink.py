@@ -217,8 +217,8 @@ class Killed(BaseException):
 class Fate:
     """Lets a number of side effects happen, the last one in part, and then kills the process.
 
-    A side effect is a write (of which any number of bytes may have come through), a cut, or the
-    storing of a state.
+    A side effect is a write (of which any number of bytes may have come through), a cut, a file's
+    taking another's place, or the storing of a state.
     """
 
     effects: int
@@ -241,6 +241,9 @@ class Fate:
             raise Killed
         _ftruncate(fd, length)
 
+    def replace(self, *args: Any, **folders: Any) -> None:
+        self.save(lambda: _replace(*args, **folders))
+
     def save(self, store: Callable[[], None]) -> None:
         if self.strikes():
             if self.fraction > 0.5:
@@ -249,7 +252,7 @@ class Fate:
         store()
 
 
-_pwrite, _ftruncate = os.pwrite, os.ftruncate
+_pwrite, _ftruncate, _replace = os.pwrite, os.ftruncate, os.replace
 
 
 @dataclass
@@ -266,6 +269,9 @@ class MortalHome(Home):
 
     def ftruncate(self, *args: Any) -> None:
         self.fate.ftruncate(*args)
+
+    def replace(self, *args: Any, **folders: Any) -> None:
+        self.fate.replace(*args, **folders)
 
     def live(self, points: Sequence[Points], portion: int, commit_every: int) -> None:
         """Write what comes after the cursor; after a commit, store cursor and state at once."""
@@ -298,22 +304,81 @@ POINTS: list[Points] = [
 ]
 
 
+def series(tag: str, folder: str | None, name: str | None = None, **how: bool) -> Value:
+    return Value("series", tag, 0, NOW * 10**9, {"folder": folder, "name": name, **how})
+
+
+def embedding(tag: str, step: int) -> Value:
+    info = {"header": None, "metadata": True, "sprite": False}
+    arrays = [Array("uint8", (2, 1), b"12"), Array("uint8", (4,), b"a\nb\n")]
+    return Value("embedding", tag, step, NOW * 10**9, info, arrays)
+
+
+BELOW: list[Points] = [
+    series("a", "main_a", "main"),
+    one(8),
+    block(["a", "b/c"], range(30), [[i, -i] for i in range(30)]),
+    embedding("e", 9),
+    Value(
+        "hparams", "h", 9, NOW * 10**9, {"hparams": {"lr": 1}, "metrics": {"m": 2}, "folder": "h/p"}
+    ),
+    series("b/c", "main_b/c", "main"),
+    series("train/loss", None, new_style=True),
+    block(["a", "train/loss", "b/c"], range(5), [[i, i / 7, -i] for i in range(5)]),
+    Value("series", "x", 0, NOW * 10**9, {"folder": "a/" * 9}),  # too deep
+    embedding("f", 9),
+    series("a", None),
+    Value("purge", "p", 3, NOW * 10**9),
+    block(["a", "b/c"], [3], [[1, 2]]),
+    embedding("e", 9),
+    one(10),
+]
+"""Points that have folders and files of their own."""
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """What is in all files; the name of the one event file of each folder is left out."""
+    found: dict[str, bytes] = {}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            name = "events" if "tfevents" in path.name else path.name
+            place = str(path.relative_to(folder).with_name(name))
+            assert place not in found, "two event files in one folder"
+            found[place] = path.read_bytes()
+    return found
+
+
 @pytest.fixture(scope="module")
-def uncrashed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def uncrashed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     home = MortalHome(tmp_path_factory.mktemp("uncrashed"))
-    home.live(POINTS, portion=len(POINTS), commit_every=1)
-    return home.files[0].read_bytes()
+    home.live(POINTS + BELOW, portion=len(POINTS + BELOW), commit_every=1)
+    return tree(home.folder)
+
+
+def test_folders_and_files_of_a_run(uncrashed: dict[str, bytes]) -> None:
+    assert sorted(uncrashed) == [
+        "00009/e/metadata.tsv",
+        "00009/e/tensors.tsv",
+        "00009/f/metadata.tsv",
+        "00009/f/tensors.tsv",
+        "events",
+        "h/p/events",
+        "main_a/events",
+        "main_b/c/events",
+        "projector_config.pbtxt",
+    ]
+    assert uncrashed["projector_config.pbtxt"].count(b"embeddings {") == 2
 
 
 @settings(
-    max_examples=150,
+    max_examples=120,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(
     st.lists(
         st.tuples(
-            st.integers(0, 25),  # side effects before the kill
+            st.integers(0, 60),  # side effects before the kill
             st.floats(0, 1),
             st.integers(1, 5),  # points a write
             st.integers(1, 3),  # writes a commit
@@ -321,29 +386,130 @@ def uncrashed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
         max_size=8,
     ),
     st.sampled_from([1, 150, 1 << 20]),
+    st.sampled_from([0, 2, 64]),
 )
-def test_however_often_it_is_killed_the_file_is_the_same(
-    uncrashed: bytes,
+def test_however_often_it_is_killed_the_files_are_the_same(
+    uncrashed: dict[str, bytes],
     tmp_path_factory: pytest.TempPathFactory,
     lives: list[tuple[int, float, int, int]],
     flush_bytes: int,
+    max_open: int,
 ) -> None:
     home = MortalHome(tmp_path_factory.mktemp("logs"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tensorboard, "_FLUSH_BYTES", flush_bytes)
+        patch.setattr(tensorboard, "_MAX_OPEN", max_open)
         patch.setattr(os, "pwrite", home.pwrite)
         patch.setattr(os, "ftruncate", home.ftruncate)
+        patch.setattr(os, "replace", home.replace)
         for effects, fraction, portion, commit_every in [*lives, (1 << 30, 0.0, 3, 2)]:
             home.fate = Fate(effects, fraction)
             try:
-                home.live(POINTS, portion, commit_every)
+                home.live(POINTS + BELOW, portion, commit_every)
             except Killed:
                 continue
-    (path,) = home.files
-    assert path.read_bytes() == uncrashed
-    assert home.state == {"file": path.name, "offset": len(uncrashed), "skipped": 1}
-    assert all("hologram" in line for line in home.said)
+    assert tree(home.folder) == uncrashed
+    assert home.state is not None
+    folders: Any = {".": home.state, **dict(home.state["folders"])}  # type: ignore[call-overload]
+    assert len(folders) == 4
+    for folder, stored in folders.items():
+        assert (home.folder / folder / stored["file"]).stat().st_size == stored["offset"]
+    assert home.state["skipped"] == 2
+    assert [*home.state["series"]] == ["b/c", "train/loss"]  # type: ignore[call-overload]
+    assert all("hologram" in line or "series" in line for line in home.said)
     shutil.rmtree(home.log_dir)
+
+
+def test_a_state_of_an_earlier_version_is_gone_on_with(home: Home) -> None:
+    sink = home.open()
+    sink.write([one(1)])
+    home.commit(sink)
+    sink.close(finished=False)
+    assert home.state is not None
+    assert [*home.state] == ["file", "offset", "skipped"]  # all that there was
+    sink = home.open()
+    sink.write([series("train/loss", "below"), one(2)])
+    home.commit(sink)
+    sink.close(finished=True)
+    assert [step for _tag, step, _value in scalars(*home.files)] == [1]
+    assert [step for _t, step, _v in scalars(*(home.folder / "below").iterdir())] == [2]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"folders": {"../x": {"file": f"events.out.tfevents.{NOW}.a", "offset": 0}}},
+        {"folders": {"": {"file": f"events.out.tfevents.{NOW}.a", "offset": 0}}},
+        {"folders": {"x": {"file": "../victim", "offset": 0}, "y": 5}},
+        {"folders": 5, "series": [1]},
+        {"series": {"a": 5, "b": ["x"], 5: ["", "a", ""], "c": ["../../..", "c", ""]}},
+    ],
+)
+def test_folders_that_it_never_stored_are_not_made(home: Home, more: dict[str, Any]) -> None:
+    home.open().close(finished=False)
+    before = sorted(home.log_dir.parent.rglob("*"))
+    assert home.state is not None
+    home.state = {**home.state, **more}
+    sink = home.open()
+    assert sorted(home.log_dir.parent.rglob("*")) == before
+    sink.write([block(["a", "b", "c"], [1], [[1, 2, 3]])])
+    home.commit(sink)
+    sink.close(finished=True)
+    assert all(p.is_relative_to(home.folder) for p in home.log_dir.parent.rglob("events.*"))
+    assert not list(home.log_dir.parent.rglob("victim"))
+
+
+def test_there_are_not_too_many_folders(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorboard, "_MAX_FOLDERS", 70)  # more than are open at once
+    sink = home.open()
+    tags = [f"t{i}" for i in range(72)]
+    sink.write([series(tag, f"folder {tag}", "t") for tag in tags])
+    for step in range(3):
+        sink.write([block(tags, [step], [range(72)])])
+        home.commit(sink)
+        assert len(os.listdir("/proc/self/fd")) < 60
+    sink.close(finished=True)
+    assert len([path for path in home.folder.iterdir() if path.is_dir()]) == 70
+    (path,) = (home.folder / "folder t69").iterdir()
+    assert scalars(path) == [("t", step, 69) for step in range(3)]
+    assert home.state is not None
+    assert home.state["skipped"] == 2 * 3
+    assert len(home.said) == 1
+    assert "over 70 folders" in home.said[0]
+
+
+def test_a_folder_that_is_lost_is_begun_anew_alone(home: Home) -> None:
+    sink = home.open()
+    sink.write([series("a", "below"), block(["a", "b"], [1], [[1, 1]])])
+    home.commit(sink)
+    shutil.rmtree(home.folder / "below")
+    sink.write([block(["a", "b"], [2], [[2, 2]])])
+    sink.commit()  # and the worker dies, with the new file's name stored
+    sink.close(finished=False)
+    sink = home.open()
+    sink.write([block(["a", "b"], [2], [[2, 2]])])
+    home.commit(sink)
+    shutil.rmtree(home.folder / "below")
+    sink.close(finished=False)
+    sink = home.open()
+    assert not (home.folder / "below").exists()  # nothing to write
+    sink.write([block(["a", "b"], [3], [[3, 3]])])
+    home.commit(sink)
+    sink.close(finished=True)
+    assert scalars(*home.files) == [("b", 1, 1), ("b", 2, 2), ("b", 3, 3)]
+    assert scalars(*(home.folder / "below").iterdir()) == [("a", 3, 3)]
+
+
+def test_no_link_leads_a_folder_elsewhere(home: Home, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    sink = home.open()
+    (home.folder / "below").symlink_to(elsewhere)
+    sink.write([series("a", "below/deeper"), block(["a"], [1], [[1]])])
+    with pytest.raises(OSError, match="symbolic link"):
+        sink.commit()
+    sink.close(finished=False)
+    assert list(elsewhere.iterdir()) == []
 
 
 def test_every_torn_tail_is_cut(home: Home) -> None:
