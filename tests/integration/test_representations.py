@@ -12,9 +12,10 @@ from PIL import Image
 
 from sidestep import client
 from tests.support.fixtures import Connect
-from tests.support.oracle import read_values
+from tests.support.oracle import read_scalars, read_values
 from tests.support.representations import reference
 from tests.support.sandbox import Sandbox
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -118,3 +119,39 @@ def assert_of_collapse(emitted: dict[str, Any]) -> None:
         assert not undefined & found.keys()
     assert emitted["dead"][0]["cosine"] == pytest.approx(1)
     assert not {"cosine", "rank", "norm_cv"} & emitted["zero"][0].keys()
+
+
+def test_a_deriver_that_stands_still_delays_no_sink_and_one_that_dies_says_nothing_twice(
+    sandbox: Sandbox, connect: Connect
+) -> None:
+    sandbox.serve()
+    made = connect("still", wandb=None)
+    x = normal(128, 96)
+
+    def derivers() -> list[Any]:
+        return [p for p in sandbox.processes() if "sidestep.sidecar.derive.worker" in p.cmdline()]
+
+    def steps(tag: str) -> list[int]:
+        found = read_scalars(sandbox.event_files("still")).elements()
+        return sorted(step for name, step, _ in found if name == tag)
+
+    def written() -> bool:
+        (sink,) = (sandbox.run_status("still") or {})["sinks"]
+        return sink["lag_records"] == 0
+
+    def emit(step: int) -> None:
+        made.emit({"a": 1.0, "x": client.Representation(x, spectrum_every=1)}, step=step)
+
+    emit(0)
+    (deriver,) = wait_until(derivers, 30, "no deriver came")
+    deriver.suspend()
+    for step in range(1, 31):
+        emit(step)
+    assert made.flush(30)
+    wait_until(lambda: written() and steps("a")[-1:] == [30], 30, "the sink waits for the deriver")
+    assert steps("x_rank") in ([], [0])
+    deriver.kill()
+    sandbox.drain()
+    for tag in ("a", "x_std", "x_rank", "x_pr_images"):
+        assert steps(tag) == list(range(31)), tag
+    assert made.finish(30)
