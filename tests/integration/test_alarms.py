@@ -16,7 +16,7 @@ from sidestep.proto import Alarm
 from tests.support import wandb_file
 from tests.support.event_reader import scalars
 from tests.support.fixtures import Connect
-from tests.support.sandbox import Sandbox
+from tests.support.sandbox import Sandbox, parse_lines
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(180)
@@ -121,6 +121,7 @@ def test_the_four_situations(sandbox: Sandbox, connect: Connect) -> None:
     }
     assert states["constant"]["since_step"] == WARM
     check_tensorboard(sandbox)
+    check_replay(sandbox, [(a.tag, a.state, a.step) for a in (*heard[:4], *heard[6:])])
     assert daemon.terminate() == 0
     check_wandb(sandbox)
 
@@ -148,6 +149,14 @@ def check_tensorboard(sandbox: Sandbox) -> None:
         "healthy": [0.0] * (WARM + 6),
         "scaled": [0.0] * (WARM + 6),
     }
+
+
+def check_replay(sandbox: Sandbox, heard: list[tuple[str, str, int]]) -> None:
+    """What was recorded tells the same story again."""
+    done = sandbox.cli("replay", "run", "--json")
+    assert done.returncode == 0, done.stderr
+    said = [line for line in parse_lines(done.stdout) if line["event"] == "transition"]
+    assert sorted((t["tag"], t["state"], t["step"]) for t in said) == sorted(heard)
 
 
 def check_wandb(sandbox: Sandbox) -> None:

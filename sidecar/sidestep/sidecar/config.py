@@ -105,15 +105,6 @@ def load(path: str | None, environ: Mapping[str, str], **arguments: Any) -> Side
     return settings
 
 
-def load_rules(path: str) -> Rules:
-    """The alarms' thresholds of a configuration file: its block `alarms:` in `sidecar:`.
-
-    Raises:
-        ConfigurationError: a key is unknown or a value wrong; says which, and the nearest key.
-    """
-    return load(path, {}).alarms
-
-
 def _known_keys(block: Any, known: Iterable[str], where: str) -> None:
     names = list(known)
     for key in cast("dict[str, Any]", block) if isinstance(block, dict) else ():

@@ -11,6 +11,7 @@ from .rules import Rules
 from .run import KIND, PREFIX, Alarm, RunAlarms, alarm_tag, details, first_to_fall, worst
 from .states import TRANSITIONS, Event, State, is_alarm, level
 from .stored import packed, states_of
+from .traces import Traced, TracePoint, observations
 
 __all__ = [
     "FIGURES",
@@ -25,12 +26,15 @@ __all__ = [
     "RunAlarms",
     "State",
     "TagState",
+    "TracePoint",
+    "Traced",
     "Transition",
     "alarm_tag",
     "details",
     "first_to_fall",
     "is_alarm",
     "level",
+    "observations",
     "observe",
     "packed",
     "states_of",

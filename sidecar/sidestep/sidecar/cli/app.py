@@ -28,6 +28,7 @@ _COMMANDS: Final = {
     "status": _Entry("Is anything wrong? Daemon, runs, sinks, drops, alarms, GPUs."),
     "drain": _Entry("Wait until everything that was logged is written."),
     "export": _Entry("Write out a run's numbers: CSV, JSON lines, Parquet."),
+    "replay": _Entry("Run recorded statistics through the collapse alarms' rules."),
     "start": _Entry("Start the daemon in the background."),
     "stop": _Entry("Stop the daemon once everything is written."),
     "serve": _Entry("Run the daemon in the foreground."),
