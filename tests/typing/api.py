@@ -13,6 +13,7 @@ import torch
 from sidestep import client
 from sidestep.client.lightning import SidestepLogger
 from sidestep.client.metrics_logger import MetricsLogger
+from sidestep.client.tensorboard import FileWriter, SummaryWriter
 from sidestep.client.transformers import SidestepCallback
 
 if TYPE_CHECKING:
@@ -82,6 +83,19 @@ histogram_value: client.Histogram = client.Histogram(np.zeros(10))
 text_value: client.Text = client.Text("a sentence")
 representation_value: client.Representation = client.Representation(context)
 client.emit({"a": image_value, "b": histogram_value, "c": text_value, "d": representation_value})
+client.emit(
+    {
+        "boxes": client.Image(image, boxes=[[0, 0, 4, 4]], labels=["cat"], rescale=2),
+        "batch": client.Images([image, image], captions=["a", "b"], per_row=4),
+        "mask": client.MaskedImage(image, np.zeros(4, bool), patch_size=(4, 4), predicted=image),
+        "sound": client.Audio(np.zeros((2, 100)), sample_rate=16_000),
+        "film": client.Video(np.zeros((5, 3, 8, 8)), fps=2.5),
+        "weights": client.Histogram(context, bins="fd", max_bins=64),
+        "edges": client.Histogram(context, bins=[0.0, 1.0]),
+        "counts": client.Histogram.from_counts([1, 2], [0.0, 1.0, 2.0], num=3),
+        "figure": client.Figure(object(), close=False, caption="a plot"),
+    }
+)
 
 # --- façades ---
 
@@ -102,6 +116,18 @@ lightning_logger = SidestepLogger("vit-b", prefix="jepa/", log_graph=True, wandb
 lightning_logger.log_metrics({"loss": 0.5, "levels": {"0": 0.1}}, 3)
 callback = SidestepCallback("vit-b", log_dir="results/logs", config=cfg)
 callback_client: client.Client | None = callback.client
+
+with SummaryWriter("runs/vit-b", purge_step=3, filename_suffix=".a") as summary:
+    summary.add_scalar("train/loss", loss, 3, walltime=1.7e9, new_style=True)
+    summary.add_scalars("loss", {"train": loss, "val": 0.5}, global_step=3)
+    summary.add_image("input", image, dataformats="CHW")
+    summary.add_figure("figure", object(), 3, close=False)
+    summary.add_hparams({"lr": 1e-3}, {"acc": loss}, {"lr": [1e-3, 1e-4]}, run_name="a")
+    folder: object = summary.get_logdir()
+    summary.flush()
+file_writer = FileWriter("runs/vit-b")
+file_writer.add_summary(object(), global_step=3)
+its_client: client.Client = file_writer.client
 
 # --- the end of a run ---
 

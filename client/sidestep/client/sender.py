@@ -1,4 +1,4 @@
-"""The client's only thread: carries records from the outbox to the daemon, whatever happens to it.
+"""The client's own thread: carries records from the outbox to the daemon, whatever happens to it.
 
 It owns the socket and the session; nobody else touches either. It wakes at most every
 `INTERVAL_S` while records come and every `IDLE_S` otherwise, because each wake-up takes the GIL

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -23,9 +25,12 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from sidestep import client as sidestep
 from sidestep.client import renders
 from sidestep.client.values import Deferred, EmitContext, InvalidValueError, Prepared, Value
+from sidestep.proto.paths import RuntimePaths
+from sidestep.proto.records import decode_value
 from tests.support.waiting import wait_until
 from tests.unit.client.conftest import MakeClient
 from tests.unit.client.emitted import numbers, values
+from tests.unit.client.fake_daemon import FakeDaemon
 
 
 def await_true(condition: Callable[[], object]) -> None:
@@ -321,3 +326,23 @@ def test_a_fork_leaves_it_to_the_parent(connect: MakeClient) -> None:
     gate.set()
     await_true(lambda: len(values(client)) == 1)
     assert_balanced(client)
+
+
+def test_figures_under_way_at_the_end_are_delivered(places: RuntimePaths) -> None:
+    code = """
+import matplotlib
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from sidestep import client
+client.connect("x", autostart=False)
+for step in range(3):
+    plt.figure(figsize=(0.5, 0.5), dpi=40).text(0, 0, str(step))
+    client.emit({"f": client.Figure(plt.gcf())}, step=step)
+"""
+    with FakeDaemon(places) as daemon:
+        done = subprocess.run([sys.executable, "-c", code], timeout=40, check=False)
+    assert done.returncode == 0
+    (known,) = daemon.clients.values()
+    found = [decode_value(record) for record in known.records]
+    assert [(value.kind, value.step) for value in found] == [("image", n) for n in range(3)]
+    assert known.farewell
