@@ -97,6 +97,21 @@ client.emit(
     }
 )
 
+client.emit(
+    {
+        "solid": client.Mesh(image, colors=image, faces=np.zeros((1, 3), int), config={"a": 1}),
+        "curve": client.PRCurve([0, 1], loss, num_thresholds=11, weights=0.5),
+        "counts": client.PRCurve.from_counts([1], [1], [1], [1], [1], [1], num_thresholds=1),
+        "points": client.Embedding(context, metadata=["a", 2], label_images=image),
+        "columns": client.Embedding(context, metadata=[("a", 2)], metadata_header=["x", "y"]),
+        "model": client.Graph(object(), image, use_strict_trace=False),
+        "onnx": client.Graph.from_onnx("model.onnx"),
+        "hp": client.HParams({"lr": 0.1}, {"acc": loss}, {"lr": [0.1, 0.2]}, folder="x"),
+        "layout": client.CustomScalars({"a": {"b": ["Multiline", ["loss"]]}}),
+    }
+)
+client.connect("vit-b", tensorboard={"folder": ".", "suffix": ".eval"})
+
 # --- façades ---
 
 with MetricsLogger.from_config({"logging": {"log_frequency": 50}}) as same:
