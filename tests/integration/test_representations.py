@@ -34,6 +34,7 @@ CASES = {
     "line": normal(64, 1),
     "power": normal(400, 32) * torch.arange(1, 33) ** -0.75,
 }
+EXTRAS = ("uniformity", "alignment", "vicreg_variance", "vicreg_covariance", "koleo", "lidar")
 DRAWN = ("pr_images",)
 """Stands on tokens that the client draws: not those of the reference."""
 
@@ -47,7 +48,8 @@ def emitted(sandbox: Sandbox, connect: Connect) -> dict[str, dict[int, dict[str,
         made.emit({tag: client.Representation(x) for tag, x in CASES.items()}, step=step)
     y = normal(64, 16)
     x = y + 0.5 * normal(64, 16, seed=1)
-    made.emit({"paired": client.Representation(x, paired=y, loss=0.5)}, step=0)
+    pair = client.Representation(x, paired=y, loss=0.5, extras=EXTRAS, views=torch.stack((x, y)))
+    made.emit({"paired": pair}, step=0)
     broken = normal(40, 8)
     broken[3, 2], broken[9, 0] = math.nan, math.inf
     made.emit({"broken": client.Representation(broken)}, step=0)
@@ -106,6 +108,8 @@ def assert_of_pairs(found: dict[str, Any]) -> None:
     for name in ("target_cosine", "target_error", "target_variance"):
         assert found[name] == pytest.approx(expected[name], rel=1e-5)
     assert found["loss"] == 0.5
+    assert {*EXTRAS} <= found.keys()
+    assert 1 < found["lidar"] < 16
 
 
 def assert_of_collapse(emitted: dict[str, Any]) -> None:

@@ -83,16 +83,16 @@ class _Layout:
     views: int
     extras: tuple[str, ...]
 
-    def shapes(self, scatter: tuple[int, ...]) -> list[tuple[int, ...]]:
-        """Of the arrays, when `scatter` is that of the last one."""
-        d = self.d
+    def shapes(self, last: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """Of the arrays, when `last` is that of the last one: it alone says what D' is."""
+        d, scatter = self.d, max((1, *last[:1]))
         shapes: list[tuple[int, ...]] = [(len(SCALARS) + len(self.extras),)]
         shapes += [(d,)] * (4 + self.paired)
         if self.due:
             shapes += [(d, d)]
             shapes += [(d,), (d, d)] if self.tokens > 1 else []
             shapes += [(self.tokens, d)] if self.shares else []
-            shapes += [scatter[:1] * 2] * 2 if LIDAR in self.extras else []
+            shapes += [(scatter, scatter)] * 2 if LIDAR in self.extras else []
         return shapes
 
 
