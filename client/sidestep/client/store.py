@@ -162,11 +162,12 @@ class Store:
         stub_fits = self.tail[0] + STUB.size <= self.limit
         needed = count if stub_fits else count + 1
         # A payload may push out older payloads, but never numbers.
-        evictable = (len(old.pieces) for old in self.larges.values() if old.seq > self.sent_seq)
-        if len(self._free) + sum(evictable) < needed:
-            return False
-        while len(self._free) < needed:
-            self._evict_large()
+        if len(self._free) < needed:
+            evictable = (len(old.pieces) for old in self.larges.values() if old.seq > self.sent_seq)
+            if len(self._free) + sum(evictable) < needed:
+                return False
+            while len(self._free) < needed:
+                self._evict_large()
         if not stub_fits:
             self.roll()
         at, seq = self.tail
