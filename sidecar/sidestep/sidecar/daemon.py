@@ -229,6 +229,7 @@ class Daemon:
             "state": self._state,
             "uptime_s": round(time.monotonic() - self._started, 3),
             "daemon_id": self._ingest.daemon_id,
+            "underivable": self._deriving.refused,
         }
 
     # --- leaving ---------------------------------------------------------------------------------
