@@ -13,6 +13,7 @@ import zmq
 
 from sidestep.proto import (
     Ack,
+    Alarm,
     Batch,
     Bye,
     ByeAck,
@@ -33,6 +34,7 @@ from sidestep.proto import (
 )
 from sidestep.proto.records import Array, Scalars, encode_scalars, encode_value
 from sidestep.proto.segments import SMALL, Outbox
+from sidestep.sidecar.alarms import State, TagState, packed
 from sidestep.sidecar.ingest import Ingest
 from sidestep.sidecar.journal import Journal
 from sidestep.sidecar.journal_reader import JournalReader
@@ -346,3 +348,65 @@ def test_what_the_daemon_says_itself_is_journalled_with_its_cursor(service: Serv
     service.restart()
     (run,) = service.ingest.snapshot.runs.values()
     assert (run.derived_row, run.to_derive_row) == (1, 1)
+
+
+def _alarm(step: int, state: str) -> tuple[Value, dict[str, bytes]]:
+    """A transition as the derivers' process says it, and the state that is stored with it."""
+    info = {"representation": "rep", "state": state, "reason": "it fell", "text": ""}
+    stored = TagState(State(state), seen=step, changed_step=step, reason="it fell")
+    return Value("alarm", "sidestep/alarm/rep", step, 1, info), {"rep": packed(stored)}
+
+
+def _said(run_id: int, row: int, after: int, state: str) -> DaemonPoints:
+    alarm, states = _alarm(10 * row, state)
+    return DaemonPoints(
+        run_id, "derive", (), [alarm], derived_row=row, derived_after=after, alarm_states=states
+    )
+
+
+def test_an_alarm_is_sent_once_it_is_durable_and_told_to_who_comes_later(service: Service) -> None:
+    peer, other = Peer(service), Peer(service, b"b" * 16, run="another")
+    peer.greet()
+    other.greet()
+    data = b"".join(encode_value(Value("moments", "rep", 5, 1))[1])
+    assert peer.ask(Batch(1, 1, data)) == Ack(1, 0, 1 << 20)
+    run_id = peer_run(service)
+    service.ingest.submit(_said(run_id, 1, 0, "COLLAPSED"))
+    sent = Alarm("rep", "COLLAPSED", 10, "it fell")
+    assert peer.until(Alarm) == sent
+    service.ingest.submit(_said(run_id, 1, 0, "COLLAPSED"))  # by a deriver that was restarted
+    assert peer.ask(Ping()) == Pong()
+    assert other.ask(Ping()) == Pong()
+    # After a restart of the daemon the state is known, and said with the greeting.
+    service.restart()
+    late = Peer(service, b"c" * 16)
+    late.greet()
+    assert late.next() == sent
+    assert service.ingest.snapshot.runs[run_id].alarms["rep"].state is State.COLLAPSED
+
+
+def peer_run(service: Service) -> int:
+    return next(id_ for id_, run in service.ingest.snapshot.runs.items() if run.spec.name == "r")
+
+
+def test_what_follows_on_something_that_was_lost_is_not_journalled(service: Service) -> None:
+    peer = Peer(service)
+    peer.greet()
+    data = b"".join(encode_value(Value("moments", "rep", 5, 1))[1])
+    for seq in (1, 2):
+        peer.socket.send(encode(Batch(seq, seq, data)))
+        assert peer.until(Ack) == Ack(seq, 0, 1 << 20)
+    run_id = peer_run(service)
+    FailingJournal.full = True
+    service.ingest.submit(_said(run_id, 1, 0, "WATCH"))
+    service.until(lambda s: s.lost_rounds == 1)
+    FailingJournal.full = False
+    # The process that said it goes on, until it is told to begin again.
+    service.ingest.submit(_said(run_id, 2, 1, "COLLAPSED"))
+    service.ingest.submit(_said(run_id, 1, 0, "WATCH"))
+    service.until(lambda s: s.runs[run_id].derived_row == 1)
+    assert service.ingest.snapshot.runs[run_id].alarms["rep"].state is State.WATCH
+    reader = JournalReader(service.path)
+    row, states = reader.derived("derive", run_id)
+    reader.close()
+    assert (row, states) == (1, _alarm(10, "WATCH")[1])

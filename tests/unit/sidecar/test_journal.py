@@ -236,3 +236,18 @@ def test_a_journal_of_another_version_is_put_aside(path: str) -> None:
     journal.close()
     assert "version 1" in said[0]
     assert JournalReader(path).identity() > 0
+
+
+def test_a_journal_from_before_the_alarms_gets_a_table_for_them(path: str) -> None:
+    Journal(path).close()
+    connection = sqlite3.connect(path)
+    connection.execute("DROP TABLE alarm_states")
+    connection.close()
+    journal = Journal(path)
+    journal.begin()
+    journal.put_alarm_states(1, {"a": b"1", "b": b"2"})
+    journal.put_alarm_states(1, {"b": b"3"})
+    journal.commit()
+    assert journal.alarm_states(1) == {"a": b"1", "b": b"3"}
+    assert journal.alarm_states(2) == {}
+    journal.close()

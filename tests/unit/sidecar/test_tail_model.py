@@ -594,6 +594,22 @@ def test_alarm(alarm: object, line: str) -> None:
     assert wording.alarm(alarm) == line
 
 
+def test_a_runs_alarm_is_the_worst_and_names_who_fell_first() -> None:
+    warn = {"tag": "a", "state": "WARN", "since_step": 900, "reason": "it shrank"}
+    down = {"tag": "b", "state": "COLLAPSED", "since_step": 1200, "reason": "V 0.0001"}
+    well = {"tag": "c", "state": "OK", "since_step": 20, "reason": ""}
+    assert wording.run_alarm({"alarm": "OK", "alarms": [well]}) == ""
+    assert wording.run_alarm({"alarm": "OK"}) == ""
+    assert wording.run_alarm({"alarm": "WARN"}) == "WARN"
+    assert (
+        wording.run_alarm({"alarm": "COLLAPSED", "alarms": [down, well]})
+        == "COLLAPSED b since step 1,200: V 0.0001"
+    )
+    assert wording.run_alarm({"alarm": "COLLAPSED", "alarms": [warn, down, well]}) == (
+        "COLLAPSED b since step 1,200: V 0.0001 (first a, WARN); 1 more"
+    )
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.4, "0 s"), (61, "1 min 1 s"), (660, "11 min"), (3725, "1 h 2 min"), (2e5, "2 d 7 h")],

@@ -56,6 +56,9 @@ class Evidence:
     usual: float | None
 
 
+_WIDE: Final = 4
+"""How many times more dimensions there must be than are too few: two of two are all."""
+
 Judge = Callable[[Evidence, Rules], Finding | None]
 
 
@@ -82,15 +85,17 @@ def dimensional(evidence: Evidence, rules: Rules) -> Finding | None:
     if now.pr_images is None or not averages.ratio or averages.best is None:
         return None
     fallen = averages.best / averages.ratio  # the drawdown is the logarithm of it
+    dims = now.n_dims or 1.0
     few = rules.dimensional_critical_pr
-    wide = now.n_dims is None or now.n_dims >= 4 * few
-    if fallen > rules.dimensional_critical or (wide and now.pr_images < few):
+    wide = now.n_dims is None or dims >= _WIDE * few
+    # The average too: of few images one observation of a healthy 3 is now and then below 2.
+    narrow = wide and now.pr_images < few and averages.ratio * dims < few
+    if fallen > rules.dimensional_critical or narrow:
         verdict = Verdict.CRITICAL
     elif fallen > rules.dimensional_warn:
         verdict = Verdict.MET
     else:
         verdict = Verdict.CLEAR if fallen < rules.dimensional_clear else Verdict.BETWEEN
-    dims = now.n_dims or 1.0
     return Finding(
         verdict,
         averages.ratio * dims,

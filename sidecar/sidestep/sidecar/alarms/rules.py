@@ -29,8 +29,8 @@ class Rules:
             r = `pr_images` / D must be. The drawdown ln(best) - ln(now) exceeds ln of this.
         dimensional_critical: the same, beyond doubt.
         dimensional_clear: the factor below which that is over.
-        dimensional_critical_pr: `pr_images` below which no baseline is needed to see a collapse;
-            where D is at least four times as large.
+        dimensional_critical_pr: `pr_images`, newest and average, below which no baseline is needed
+            to see a collapse; where D is at least four times as large.
         token_warn: share of the variance that the image, or the position, alone explains.
         token_critical: the same, beyond doubt.
         token_clear: below which that is over.
