@@ -84,7 +84,7 @@ def main() -> None:
     client.emit(
         {
             "model": client.Graph(model, torch.zeros(1, 4)),
-            "layout": client.CustomScalars({"curves": {"both": ["Multiline", ["train/.*"]]}}),
+            "layout": client.CustomScalars({"curves": {"both": ["Multiline", ["train/l.*"]]}}),
             "points": client.Embedding(
                 points,
                 metadata=[f"point {i}" for i in range(len(points))],

@@ -15,7 +15,9 @@ from selenium.webdriver.chrome.service import Service
 
 from .waiting import wait_until
 
-PAGE_S: Final = 60.0  # a page takes a second or two; a machine that others use too, much longer
+PAGE_S: Final = (
+    150.0  # a page takes seconds; the projector, on a machine that others use too, a minute
+)
 
 _FLAGS: Final = (
     "--headless",
@@ -30,21 +32,23 @@ _FLAGS: Final = (
     "--window-size=1400,1000",
 )
 
-# Elements in all open shadow roots, and the text that has a place on the page.
+# Elements in all open shadow roots, and the text that has a place on the page. A selector does not
+# reach into a shadow root, so what an element is inside of is asked apart.
 _LOOK: Final = """
-const wanted = arguments[0], found = [], words = [];
+const [wanted, outer] = arguments, found = [], words = [];
 const silent = new Set(['STYLE', 'SCRIPT', 'TEMPLATE', 'DOM-MODULE']);
-function walk(root) {
+function walk(root, inside) {
   for (const element of root.querySelectorAll('*')) {
-    if (element.matches(wanted)) found.push(element);
-    if (element.shadowRoot) walk(element.shadowRoot);
+    const within = inside || element.closest(outer) !== null;
+    if (within && element.matches(wanted)) found.push(element);
+    if (element.shadowRoot) walk(element.shadowRoot, within);
     if (silent.has(element.tagName)) continue;
     const text = [...element.childNodes].filter(c => c.nodeType === 3)
       .map(c => c.textContent.trim()).filter(t => t);
     if (text.length && element.getBoundingClientRect().width > 0) words.push(...text);
   }
 }
-walk(document);
+walk(document, false);
 return [found, words];
 """
 
@@ -84,14 +88,14 @@ class Browser:
         self._driver.get("about:blank")
         self._driver.get(url)
 
-    def elements(self, selector: str) -> list[Any]:
-        """Elements that match a CSS selector, in whatever shadow root they are."""
-        found: list[Any] = self._look(selector)[0]
+    def elements(self, selector: str, inside: str = "body") -> list[Any]:
+        """Elements that match a CSS selector, somewhere inside of one that matches another."""
+        found: list[Any] = self._look(selector, inside)[0]
         return found
 
     def words(self) -> list[str]:
         """The texts that can be seen, each as it stands in its element."""
-        words: list[str] = self._look("no-such-element")[1]
+        words: list[str] = self._look("no-such-element", "body")[1]
         return words
 
     def run(self, script: str, *arguments: Any) -> Any:
@@ -107,15 +111,17 @@ class Browser:
 
         wait_until(seen, PAGE_S, lambda: f"{patterns} in {self.words()}")
 
-    def await_element(self, selector: str, holds: Callable[[Any], bool]) -> Any:
-        """Wait until an element that matches `selector` is as `holds` says, and return it."""
+    def await_element(self, inside: str, selector: str, holds: Callable[[Any], bool]) -> Any:
+        """Wait until such an element is as `holds` says, and return it; see `elements`."""
         found: list[Any] = []
 
         def there() -> bool:
-            found[:] = [element for element in self.elements(selector) if holds(element)]
+            found[:] = [element for element in self.elements(selector, inside) if holds(element)]
             return bool(found)
 
-        wait_until(there, PAGE_S, lambda: f"{selector} among {self.words()}")
+        wait_until(
+            there, PAGE_S, lambda: f"{selector} in {inside}: {self.elements(selector, inside)}"
+        )
         return found[0]
 
     def shoot(self, name: str) -> Path:
@@ -125,8 +131,8 @@ class Browser:
         self._driver.save_screenshot(str(path))
         return path
 
-    def _look(self, selector: str) -> Any:
+    def _look(self, selector: str, inside: str) -> Any:
         try:
-            return self._driver.execute_script(_LOOK, selector)
+            return self._driver.execute_script(_LOOK, selector, inside)
         except JavascriptException:  # the page is between two documents
             return [[], []]
