@@ -52,22 +52,26 @@ def _items(mapping: object) -> list[tuple[Any, Any]]:
 
 
 def _chart(title: object, chart: Any) -> list[object]:
-    if isinstance(chart, str) or not isinstance(chart, Sequence) or len(cast("Any", chart)) != 2:
+    if not _is_list(chart) or len(chart) != 2:
         raise InvalidValueError(f"CustomScalars chart {title!r:.80}: expected [kind, tags]")
-    kind, tags = cast("Sequence[Any]", chart)
+    kind, tags = chart
     if kind not in _KINDS:
         raise InvalidValueError(
             f"CustomScalars chart {title!r:.80} of kind {kind!r:.40}: expected Multiline or Margin"
         )
-    if isinstance(tags, str) or not isinstance(tags, Sequence):
+    if not _is_list(tags):
         raise InvalidValueError(f"CustomScalars chart {title!r:.80}: expected a list of tags")
-    names = [_text(tag) for tag in cast("Sequence[Any]", tags)]
+    names = [_text(tag) for tag in tags]
     if not 0 < len(names) <= _MAX_TAGS or (kind == "Margin" and len(names) != 3):
         wanted = "3 (value, lower, upper)" if kind == "Margin" else f"1 to {_MAX_TAGS}"
         raise InvalidValueError(
             f"CustomScalars chart {title!r:.80} of kind {kind} has {len(names)} tags, not {wanted}"
         )
     return [kind, names]
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def _text(value: object) -> str:
