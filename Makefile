@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 ARGS ?=
+# Test processes at a time; most of the tests' time is spent on waiting for processes to start.
+JOBS ?= 2
 # Printed with the command that uses it, so that a failure of a property test can be repeated.
 SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 
@@ -25,7 +27,7 @@ demo: $(STAMP) ## train a small model with the sidecar beside it (ARGS go to the
 	$(BIN)/sidestep run -- $(BIN)/python client/examples/digits_jepa.py $(ARGS)
 
 test: $(STAMP) ## run the tests, less the slow, the benchmarks and those for a GPU (ARGS go to pytest)
-	$(BIN)/python -m pytest -m "not (bench or gpu or slow)" --hypothesis-seed=$(SEED) $(ARGS)
+	$(BIN)/python -m pytest -m "not (bench or gpu or slow)" -n $(JOBS) --dist loadfile --hypothesis-seed=$(SEED) $(ARGS)
 
 check: check-lint check-format check-mypy check-pyright check-imports check-shell ## lint, format, types, imports
 
