@@ -314,7 +314,7 @@ def projector(run: Path) -> dict[str, bytes]:
     return {str(file.relative_to(run)): file.read_bytes() for file in files}
 
 
-HPARAMS_RUNS = ("exp/hparams_all", "exp/hparams_few", "exp/hparams/nested")
+HPARAMS_RUNS = ("exp/hparams_all", "exp/hparams_few", "exp/hparams/nested", "exp/.hparams")
 
 
 @pytest.mark.parametrize("run", HPARAMS_RUNS)

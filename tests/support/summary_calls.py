@@ -75,6 +75,9 @@ def add_scalars(w: Any) -> None:
         w.add_scalars("scalars/of/groups", {"a": 1, "b/c": 2}, step, T0)
         # A number of its own that is called as one of those is elsewhere.
         w.add_scalar("scalars/train", 10.0 + step, step, T0)
+    odd = ("..", "/x", "a//b", ".h", 'a:b*?"<>|', " s ", "x" * 200)
+    w.add_scalars("scalars", dict.fromkeys(odd, 1.0), 3, T0)
+    w.add_scalars(".scalars", {"a": 1.0}, 3, T0)
     w.add_scalar("scalars_own/a", 1.0, 0, T0)
     w.add_scalars("scalars_own", {"a": 2.0}, 0, T0)
     w.add_scalars(main_tag="scalars_named", tag_scalar_dict={"a": 5.0}, global_step=7)
@@ -256,6 +259,7 @@ def add_hparams(w: Any) -> None:
     w.add_hparams(hparams, metrics, domains, "hparams_all", 5)
     w.add_hparams({"lr": 1.0}, {"hparam/accuracy": 0.5}, run_name="hparams_few")
     w.add_hparams({}, {}, run_name="hparams/nested")
+    w.add_hparams({"lr": 3.0}, {"hparam/accuracy": 0.25}, run_name=".hparams")
     w.add_hparams({"lr": 2.0}, {"hparam/accuracy": 0.75})
 
 

@@ -210,7 +210,7 @@ def safe_folder(name: str) -> str:
 
 def _safe_part(part: str) -> str:
     fits = len(part.encode("utf-8", "replace")) <= _MAX_PART_BYTES
-    return part if fits and part.isprintable() and part[0] != "." else safe_name(part)
+    return part if fits and part.isprintable() and part != ".." else safe_name(part)
 
 
 def safe_suffix(suffix: object) -> str:
