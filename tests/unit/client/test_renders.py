@@ -114,6 +114,18 @@ def test_a_figure_is_drawn_as_torch_draws_it(connect: MakeClient) -> None:
     np.testing.assert_array_equal(pixels(grid), np.stack([expected(f) for f in figures]))
 
 
+@pytest.mark.parametrize("silent", [{"rank": 1, "world_size": 2}, "SIDESTEP_DISABLED"])
+def test_figures_do_not_pile_up_where_nothing_is_sent(
+    connect: MakeClient, monkeypatch: pytest.MonkeyPatch, silent: Any
+) -> None:
+    if isinstance(silent, str):
+        monkeypatch.setenv(silent, "1")
+    client = connect(**(silent if isinstance(silent, dict) else {}))
+    other = plt.figure(5)
+    client.emit({"f": sidestep.Figure([plt.figure(), plt.figure()]), "g": sidestep.Figure(5)})
+    assert plt.get_fignums() == [other.number]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

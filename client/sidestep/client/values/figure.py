@@ -17,9 +17,10 @@ class Figure(Value):
     """A figure of matplotlib, or several of one size, which make a grid.
 
     Drawing takes tens of milliseconds. With `close`, the figure is handed over: pyplot forgets it
-    at once, and it is drawn in a thread of the client's own while the training goes on. Neither it
-    nor what it shares with other figures (axes, transforms) may be changed any more. Without
-    `close` it is drawn before `emit` returns. It is always drawn by Agg, whatever the backend.
+    as soon as this is made, and it is drawn in a thread of the client's own while the training goes
+    on. Neither it nor what it shares with other figures (axes, transforms) may be changed any more.
+    Without `close` it is drawn before `emit` returns. It is always drawn by Agg, whatever the
+    backend.
 
     Args:
         figure: a `matplotlib.figure.Figure`, or a sequence of some, at most 16,384 pixels wide
@@ -35,13 +36,15 @@ class Figure(Value):
     kind = "figure"
 
     def __init__(self, figure: Any, *, close: bool = True, caption: str | None = None) -> None:
-        self._figure = figure
+        self._several = isinstance(figure, (list, tuple))
+        self._figures = list(cast("Sequence[Any]", figure)) if self._several else [figure]
         self._close = close
         self._caption = caption
+        if close:  # here, since a rank that sends nothing never comes to `prepare`
+            _forget(self._figures)
 
     def prepare(self, context: EmitContext) -> Prepared | Deferred:  # noqa: D102
-        several = isinstance(self._figure, (list, tuple))
-        figures = list(cast("Sequence[Any]", self._figure)) if several else [self._figure]
+        several, figures = self._several, self._figures
         info: dict[str, object] = {"layout": "NHWC", "per_row": _PER_ROW}
         if not several:
             info = {"layout": "HWC"}
@@ -60,11 +63,16 @@ class Figure(Value):
 
         if not self._close:
             return make()
-        pyplot: Any = sys.modules.get("matplotlib.pyplot")
-        if pyplot is not None:
-            for figure in figures:
-                pyplot.close(figure)
         return Deferred(kind, len(figures) * wide * high * 3, make)
+
+
+def _forget(figures: Sequence[Any]) -> None:
+    """Have pyplot forget `figures`, which closes their windows."""
+    pyplot: Any = sys.modules.get("matplotlib.pyplot")
+    if pyplot is not None:
+        for figure in figures:
+            if isinstance(figure, pyplot.Figure):  # of a number it would close another one
+                pyplot.close(figure)
 
 
 def _common_size(figures: Sequence[Any]) -> tuple[int, int]:
