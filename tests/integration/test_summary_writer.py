@@ -64,8 +64,12 @@ class Both:
                 assert_same_value(their, own)
 
     def raw(self, prefix: str, run: str = "exp") -> Iterator[tuple[Any, Any]]:
-        """Yield each value of torch's and ours as it lies in the files of `run`, in order."""
-        theirs, mine = self.torchs.raw(prefix, run), self.ours.raw(prefix, run)
+        """Yield each value of torch's and ours as it lies in the files of `run`, tag by tag."""
+        # Among tags the order is not torch's: a figure that is drawn in a thread comes later.
+        theirs, mine = (
+            sorted(made.raw(prefix, run), key=lambda pair: str(pair[1].tag))
+            for made in (self.torchs, self.ours)
+        )
         assert theirs
         assert [(step, v.tag) for step, v in mine] == [(step, v.tag) for step, v in theirs]
         for (_, their), (_, own) in zip(theirs, mine, strict=True):
