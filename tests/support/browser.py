@@ -1,4 +1,4 @@
-"""A headless Chromium that looks at TensorBoard, through all its shadow roots."""
+"""A headless Chromium that looks at TensorBoard, through all its shadow roots and frames."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FLAGS: Final = (
     "--window-size=1400,1000",
 )
 
-# Elements in all open shadow roots, and the text that has a place on the page. A selector does not
+# Elements in all open shadow roots and frames, and the text that has a place on the page. A selector does not
 # reach into a shadow root, so what an element is inside of is asked apart.
 _LOOK: Final = """
 const [wanted, outer] = arguments, found = [], words = [];
@@ -42,6 +42,7 @@ function walk(root, inside) {
     const within = inside || element.closest(outer) !== null;
     if (within && element.matches(wanted)) found.push(element);
     if (element.shadowRoot) walk(element.shadowRoot, within);
+    if (element.contentDocument) walk(element.contentDocument, within);
     if (silent.has(element.tagName)) continue;
     const text = [...element.childNodes].filter(c => c.nodeType === 3)
       .map(c => c.textContent.trim()).filter(t => t);
