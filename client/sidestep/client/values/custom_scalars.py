@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from .base import EmitContext, InvalidValueError, Prepared, Value
 
@@ -42,13 +42,13 @@ class CustomScalars(Value):
         return Prepared(self.kind, {"layout": layout})
 
 
-def _items(mapping: object) -> list[tuple[Any, Any]]:
-    if not isinstance(mapping, Mapping):
+def _items(mapping: Any) -> list[tuple[Any, Any]]:
+    if not _is_mapping(mapping):
         raise InvalidValueError(
             "CustomScalars takes {category: {title: [kind, tags]}}; found "
             f"{type(mapping).__name__} in the place of a mapping"
         )
-    return list(cast("Mapping[Any, Any]", mapping).items())
+    return list(mapping.items())
 
 
 def _chart(title: object, chart: Any) -> list[object]:
@@ -68,6 +68,10 @@ def _chart(title: object, chart: Any) -> list[object]:
             f"CustomScalars chart {title!r:.80} of kind {kind} has {len(names)} tags, not {wanted}"
         )
     return [kind, names]
+
+
+def _is_mapping(value: object) -> bool:
+    return isinstance(value, Mapping)
 
 
 def _is_list(value: object) -> bool:
