@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import torch
 
-_ROUNDING: Final = 2.0**-32
-"""Deviations below this share of the mean are rounding of the mean: float32 numbers differ by
-2⁻²⁴ of their size or more, and centring twice leaves about 2⁻⁴⁰ of it."""
+_ROUNDING: Final = 2.0**-28
+"""A dimension whose deviations have a norm below this share of its mean is constant: float32
+numbers differ by 2⁻²⁴ of their size or more, and centring twice leaves about 2⁻⁴⁰ of it in each."""
 
 _TINIEST: Final = 1e-36
 """Sums of squares below this have lost digits in float32, or are about to."""
@@ -45,22 +45,24 @@ class Centred:
         mean: (d,).
         rows: (n, d): the deviations, exactly zero in dimensions that are constant.
         squares: (d,): sums of their squares.
+        row_squares: (n,): the same by rows.
     """
 
     mean: Any
     rows: Any
     squares: Any
+    row_squares: Any
 
 
 def rows_of(x: Any) -> Rows:
     """The rows of `x` (n, d), of any float dtype, without those that have a non-finite element."""
     data = x.float()
-    finite = torch.isfinite(data)
-    kept = finite.all(dim=1, keepdim=True)
-    broken = finite.logical_not().sum().float()
+    # x − x is zero, or NaN where x is not finite; ten times as fast as isfinite on a CPU.
+    broken = (data - data).ne_(0).sum(dim=1, keepdim=True)
+    kept = broken == 0
     wide = torch.where(kept, x, 0.0) if x.dtype is torch.float64 else None
     mask = kept.float()
-    return Rows(torch.where(kept, data, 0.0), mask, mask.sum(), broken, wide)
+    return Rows(torch.where(kept, data, 0.0), mask, mask.sum(), broken.sum(), wide)
 
 
 def only(rows: Rows, kept: Any) -> Rows:
@@ -79,21 +81,24 @@ def centred(rows: Rows) -> Centred:
     count = rows.count.clamp(min=1)
     if rows.wide is None:
         first = rows.data.sum(dim=0) / count
-        deviations = (rows.data - first) * rows.kept
+        deviations = torch.addcmul(rows.data, rows.kept, first, value=-1)
     else:
         exact = rows.wide.sum(dim=0) / count
         first = exact.float()
         deviations = ((rows.wide - exact) * rows.kept).float()
     left = deviations.sum(dim=0) / count
-    deviations = torch.addcmul(deviations, rows.kept, left, value=-1)
-    largest = torch.linalg.vector_norm(deviations, ord=float("inf"), dim=0)
-    deviations = deviations * (largest > first.abs() * _ROUNDING)
-    squares = deviations.square().sum(dim=0)
+    # In place where it is ours: fresh memory costs a CPU more than the arithmetic.
+    deviations.addcmul_(rows.kept, left, value=-1)
+    squared = deviations.square()
+    squares = squared.sum(dim=0)
+    size = first.abs()
+    varying = squares.sqrt() > size * _ROUNDING
     # Squares that leave float32's range are not told: neither as zero nor as infinity.
-    lost = (largest > 0) & (largest < _TINIEST**0.5)
-    squares = torch.where(lost | ~torch.isfinite(squares), torch.nan, squares)
+    largest = torch.maximum(deviations.max(), -deviations.min())
+    lost = (largest < _TINIEST**0.5) & (largest > size.max() * _ROUNDING)
+    squares = torch.where(lost | ~torch.isfinite(squares), torch.nan, squares * varying)
     mean = torch.where(rows.count > 0, first + left, torch.nan)
-    return Centred(mean, deviations, squares)
+    return Centred(mean, deviations.mul_(varying), squares, squared.sum(dim=1))
 
 
 def centred_numbers(numbers: Any, kept: Any) -> tuple[Any, Any]:
@@ -107,7 +112,7 @@ def units_of(rows: Rows, norms: Any) -> Rows:
     """The rows divided by their norms (n,); those without a direction are left out."""
     column = norms.unsqueeze(1)
     kept = rows.kept * ((column > 0) & torch.isfinite(column))
-    return Rows(rows.data / torch.where(kept > 0, column, 1.0) * kept, kept, kept.sum(), None)
+    return Rows(rows.data / torch.where(kept > 0, column, torch.inf), kept, kept.sum(), None)
 
 
 def gram(rows: Any) -> Any:

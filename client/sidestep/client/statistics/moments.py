@@ -122,14 +122,16 @@ def two_way(centre: Centred, rows: Rows, b: int, n: int) -> tuple[Any, Any, Any,
         return nan, nan, nan, None
     whole = rows.kept.reshape(b, n).amin(dim=1).reshape(b, 1, 1)
     images = whole.sum().clamp(min=1)
-    grid = centre.rows.reshape(b, n, -1) * whole
+    grid = centre.rows.reshape(b, n, -1)
+    image_means = grid.mean(dim=1) * whole[:, 0]
     # Zero, but for images that are left out.
-    grand = grid.sum(dim=(0, 1)) / (images * n)
-    image_means = grid.mean(dim=1) - grand * whole[:, 0]
-    position_means = grid.sum(dim=0) / images - grand
-    by_image = image_means.square().sum() * n
+    grand = image_means.sum(dim=0) / images
+    position_means = (grid * whole).sum(dim=0) / images - grand
+    by_image = (image_means - grand * whole[:, 0]).square().sum() * n
     by_position = position_means.square().sum() * images
-    in_all = (grid.square().sum() - images * n * grand.square().sum()).clamp(min=0)
+    squares = centre.row_squares.reshape(b, n) * whole[:, 0]
+    in_all = (squares.sum() - images * n * grand.square().sum()).clamp(min=0)
+    in_all = in_all * (centre.squares.sum() > 0)  # not the rounding of constant rows
     known = torch.isfinite(centre.squares.sum()) & (whole.sum() > 1)
     by_image, by_position, in_all = (
         torch.where(known, each, torch.nan) for each in (by_image, by_position, in_all)
