@@ -32,8 +32,8 @@ _FLAGS: Final = (
     "--window-size=1400,1000",
 )
 
-# Elements in all open shadow roots and frames, and the text that has a place on the page. A selector
-# does not reach into a shadow root, so what an element is inside of is asked apart.
+# Elements in all open shadow roots and frames, and the text that has a place on the page. A
+# selector does not reach into a shadow root, so what an element is inside of is asked apart.
 _LOOK: Final = """
 const [wanted, outer] = arguments, found = [], words = [];
 const silent = new Set(['STYLE', 'SCRIPT', 'TEMPLATE', 'DOM-MODULE']);

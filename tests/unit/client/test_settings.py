@@ -181,7 +181,7 @@ def test_switches_of_the_environment(value: str, on: bool) -> None:
         ({"tags": "baseline"}, "tags must be a list of str"),
         ({"tags": 5}, "tags must be a list of str"),
         ({"tags": [5]}, "a tag must be a str, not int"),
-        ({"tags": map(str, range(2000))}, "config, tags or wandb are too much"),
+        ({"tags": tuple(map(str, range(2000)))}, "config, tags or wandb are too much"),
         ({"tensorboard": "no"}, "tensorboard must be True, False or a mapping"),
         ({"tensorboard": {"sufix": "x"}}, "unknown key 'sufix'; did you mean 'suffix'"),
         ({"tensorboard": {"folder": "runs"}}, "folder is None .* or '.' .*, not 'runs'"),
