@@ -70,7 +70,9 @@ client.emit(tensors)
 client.emit(
     {
         "train/context": client.Representation(context),
-        "train/target": client.Representation(context),
+        "train/target": client.Representation(
+            context, paired=context, loss=0.5, extras=["koleo", "lidar"], views=context
+        ),
         "input": client.Image(image),
         "activations": client.Histogram(context),
         "note": client.Text("a sentence"),
