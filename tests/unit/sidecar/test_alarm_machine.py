@@ -108,7 +108,7 @@ class AlarmMachine(RuleBasedStateMachine):
         assert said.state is self.state.state
         assert said.previous is not said.state
         assert said.step == self.step >= said.since_step
-        assert said.reason
+        assert said.reason.strip()
         assert is_alarm(said.state) == bool(said.condition) == bool(said.advice)
 
     def check_conditions(self) -> None:

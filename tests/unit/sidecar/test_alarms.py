@@ -136,6 +136,11 @@ def test_two_dimensions_are_never_more_than_two() -> None:
     assert watch(healthy(100, n_dims=2.0, pr_images=1.3))[1] == []
 
 
+@pytest.mark.parametrize("dims", [0.0, -1.0, math.nan])
+def test_dimensions_that_cannot_be_are_none_known(dims: float) -> None:
+    assert watch(healthy(60, n_dims=dims))[1] == []
+
+
 # --- what must -------------------------------------------------------------------------------
 
 

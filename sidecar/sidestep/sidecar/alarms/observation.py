@@ -64,4 +64,6 @@ class Observation:
         found = {name.lstrip("_"): float(x) for name, x in figures.items() if math.isfinite(x)}
         if "variance_share" not in found and found.get(ZERO_VARIANCE) == 0.0:
             found["variance_share"] = 0.0
+        if found.get("n_dims", 1.0) < 1.0:
+            del found["n_dims"]  # of a file that somebody wrote by hand
         return cls(step, **{name: found.get(name) for name in FIGURES})
