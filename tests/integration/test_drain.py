@@ -92,3 +92,20 @@ def test_timeout_is_kept_and_says_what_is_left(sandbox: Sandbox, connect: Connec
     assert time.monotonic() - began < 15
     assert "left" in done.stderr
     assert "tensorboard" in done.stderr
+
+
+def test_what_an_earlier_client_asked_for_goes_on(sandbox: Sandbox, connect: Connect) -> None:
+    """A later client of the run that wants no TensorBoard takes it from nobody."""
+    sandbox.serve()
+    first = connect("shared")
+    first.emit({"first": 1.0}, step=1)
+    assert first.flush(30)
+    sandbox.drain()
+    second = connect("shared", tensorboard=False)
+    second.emit({"second": 2.0}, step=2)
+    assert second.finish(30)
+    assert first.finish(30)
+    sandbox.drain()
+    expected = points([("first", 1, 1.0), ("second", 2, 2.0)])
+    assert_exactly(read_scalars(sandbox.event_files("shared")), expected)
+    sandbox.await_sink("shared", "closed")

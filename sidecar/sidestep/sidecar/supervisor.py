@@ -108,10 +108,13 @@ class Supervisor:
         now = self._clock()
         for run_id, run in snapshot.runs.items():
             for name in _wanted(run.spec, archive=self._archive):
-                sink = self._sinks.get((run_id, name))
-                if sink is None:
-                    sink = self._sinks[run_id, name] = self._handle(run_id, run.spec, name)
-                sink.spec = run.spec
+                key = run_id, name
+                if key not in self._sinks:
+                    self._sinks[key] = self._handle(run_id, run.spec, name)
+                self._sinks[key].spec = run.spec
+            # All of them: what an earlier client of the run asked for goes on when a later one
+            # does not.
+            for sink in self.sinks(run_id):
                 self._tick_sink(sink, self.lag(sink, snapshot), run_id in live_runs, now)
 
     def hear(self, sink: SinkHandle, snapshot: Snapshot) -> None:
