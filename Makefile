@@ -27,7 +27,8 @@ demo: $(STAMP) ## train a small model with the sidecar beside it (ARGS go to the
 	$(BIN)/sidestep run -- $(BIN)/python client/examples/digits_jepa.py $(ARGS)
 
 test: $(STAMP) ## run the tests, less the slow, the benchmarks and those for a GPU (ARGS go to pytest)
-	$(BIN)/python -m pytest -m "not (bench or gpu or slow)" -n $(JOBS) --dist loadfile --hypothesis-seed=$(SEED) $(ARGS)
+	$(BIN)/python -m pytest -m "not (bench or gpu or slow)" -n $(JOBS) --dist loadfile --no-loadscope-reorder \
+	  --hypothesis-seed=$(SEED) $(ARGS)
 
 check: check-lint check-format check-mypy check-pyright check-imports check-shell ## lint, format, types, imports
 
