@@ -314,8 +314,9 @@ class Ingest(threading.Thread):
         self.snapshot = Snapshot(
             self._journal.last_row,
             dict(self._journal.totals),
-            dict(self._clients.runs),
-            # Copies: what the next round has not committed must not be seen.
+            # Copies: what the next round has not committed must not be seen. A deriver that is told
+            # of a row which it cannot read yet would not be told again.
+            {run_id: copy(run) for run_id, run in self._clients.runs.items()},
             tuple(
                 replace(entry, row=copy(entry.row), session=copy(entry.session))
                 for entry in self._clients

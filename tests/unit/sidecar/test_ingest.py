@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,12 +41,18 @@ from sidestep.sidecar.journal import Journal
 from sidestep.sidecar.journal_reader import JournalReader
 from sidestep.sidecar.points import ScalarBlock, read_points
 from sidestep.sidecar.roster import DaemonPoints, Limits
+from tests.support.waiting import wait_until
 
 
 class FailingJournal(Journal):
-    """A journal whose disk is full for a while."""
+    """A journal whose disk is full, or slow, for a while."""
 
     full = False
+    fast = threading.Event()
+
+    def commit(self) -> None:
+        FailingJournal.fast.wait(20)
+        super().commit()
 
     def begin(self) -> None:
         if FailingJournal.full:
@@ -143,10 +150,12 @@ class Peer:
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
     FailingJournal.full = False
+    FailingJournal.fast.set()
     with zmq.Context() as context:
         service = Service(tmp_path, context)
         yield service
         FailingJournal.full = False
+        FailingJournal.fast.set()
         service.stop()
         for socket in service.sockets:
             socket.close(linger=0)
@@ -348,6 +357,24 @@ def test_what_the_daemon_says_itself_is_journalled_with_its_cursor(service: Serv
     service.restart()
     (run,) = service.ingest.snapshot.runs.values()
     assert (run.derived_row, run.to_derive_row) == (1, 1)
+
+
+def test_what_is_not_committed_is_not_seen(service: Service) -> None:
+    # The derivers would be told of a row that they cannot read yet, and never again.
+    peer = Peer(service)
+    peer.greet()
+    data = b"".join(encode_value(Value("moments", "rep", 5, 1))[1])
+    assert peer.ask(Batch(1, 1, data)) == Ack(1, 0, 1 << 20)
+    before = service.ingest.snapshot.runs[peer_run(service)]
+    FailingJournal.fast.clear()
+    peer.socket.send(encode(Batch(2, 2, data)))
+    writing = service.ingest._clients.runs[before.id]
+    wait_until(lambda: writing.to_derive_row == 2, 20, "the record was not taken")
+    assert service.ingest.snapshot.runs[before.id].to_derive_row == 1
+    FailingJournal.fast.set()
+    assert peer.next() == Ack(2, 0, 1 << 20)
+    service.until(lambda s: s.runs[before.id].to_derive_row == 2)
+    assert before.to_derive_row == 1
 
 
 def _alarm(step: int, state: str) -> tuple[Value, dict[str, bytes]]:
