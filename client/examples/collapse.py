@@ -16,8 +16,8 @@ to tell instead of by telling them, and what is left to learn is what the remain
     their position alone are varied enough, and the predictor is told the positions anyway:
     nothing of the image is left.
 
-The first alarm that is one (WARN or worse) rises within `ALARM_WITHIN` steps, with the daemon's
-default rules. Those judge nothing before 20 observations, which are 200 steps here.
+The alarm (WARN or worse, of ``train/target``) rises within `ALARM_WITHIN` steps, by the daemon's
+default rules. These judge nothing before 20 observations, which are 200 steps here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 HOW: Final = ("complete", "dimensional", "token")
 
 ALARM_WITHIN: Final = 300
-"""Steps, for each way: MEASURED"""
+"""Steps, with a margin: of four seeds each, complete and token warned at step 220, and dimensional
+was called collapsed at 210. Complete was called collapsed at 220 to 250; token stays a warning
+until hardly a thousandth of the variance is left to the images."""
 
 # VICReg has 1 to 0.04. With so much of the covariance term the image is kept a little; with none,
 # the positions take up one direction only, which would be a dimensional collapse as well.
