@@ -12,6 +12,7 @@ without waiting. The torch path of `float_bits` is the reference, and what is us
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, Final
 
 import torch
@@ -76,12 +77,19 @@ def histograms(tensors: Sequence[Any]) -> Any:
     """Counts of the elements of each tensor by their bits; no synchronization.
 
     Args:
-        tensors: P contiguous ones of float32 or bfloat16, on one CUDA device, none empty.
+        tensors: P contiguous ones of float32 or bfloat16, on one CUDA device, none empty, each
+            of fewer than 2**31 elements.
 
     Returns:
         int32, shape (P, `BUCKETS`), on that device.
     """
     device = tensors[0].device
+    # Triton launches on the current device, whatever the tensors are on.
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        return _launched(tensors, device)
+
+
+def _launched(tensors: Sequence[Any], device: Any) -> Any:
     counts = torch.zeros((len(tensors), BUCKETS), dtype=torch.int32, device=device)
     for dtype in {tensor.dtype for tensor in tensors}:
         table = [(at, t.numel()) for at, t in enumerate(tensors) if t.dtype == dtype]

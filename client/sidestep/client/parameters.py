@@ -6,22 +6,20 @@ changes their memory; what travels is small. No call here synchronizes with a de
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
-from .float_bits import BUCKETS, histogram
+from .float_bits import BUCKETS
+from .parameter_counts import counted
 from .update_norms import update_norms
 from .values import EmitContext, InvalidValueError, Prepared, Value, dtype_name, is_tensor
 
 MAX_PARAMETERS: Final = 4000
 """In one value: their histograms must fit into a record."""
 
-TRITON_VARIABLE: Final = "SIDESTEP_TRITON"
-"""Set to 1, the histograms on CUDA are made by a Triton kernel, in one pass over memory. Not by
-default before it was seen on a GPU: it reads memory by addresses."""
-
-Named = Iterable[tuple[str, Any]]
+_WRAPPERS: Final = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+"""What torch.compile, FSDP and checkpointing put into names: a curve must not end with them."""
 
 
 class _Parameters(Value):
@@ -32,12 +30,18 @@ class _Parameters(Value):
 
     def __init__(self, model: Any) -> None:
         self._model = model
+        if getattr(model, "named_parameters", None) is None and not isinstance(model, Mapping):
+            try:
+                # Of an iterator there is nothing left for the next `emit`.
+                self._model = list(model)
+            except TypeError:
+                pass  # it is refused when it is emitted
 
     def prepare(self, context: EmitContext) -> Prepared:
         found = [
-            (name, local)
+            (_one_line(name), tensor, local)
             for name, tensor in self._tensors()
-            if (local := _local(tensor)) is not None
+            if (local := _local(name, tensor)) is not None
         ]
         if not found:
             raise InvalidValueError(f"no {self._what} to show: {self._absent()}")
@@ -46,15 +50,18 @@ class _Parameters(Value):
                 f"{len(found)} parameters: at most {MAX_PARAMETERS} in one value; pass a part of "
                 "them as (name, parameter) pairs, under a tag for each part"
             )
+        names, tensors, locals_ = zip(*found, strict=True)
+        twice = [name for name, times in Counter(names).items() if times > 1]
+        if twice:
+            raise InvalidValueError(f"two parameters are called {twice[0]!a:.100}")
         import torch
 
-        _refuse_capture(found[0][1])
+        _refuse_capture(locals_)
         with torch.no_grad():
-            tensors = [tensor for _, tensor in found]
-            arrays = [_counts(tensors), *_norms(tensors), *self._extra(tensors)]
-        names = "\n".join(name.replace("\n", " ") for name, _ in found)
+            made = counted(locals_, lambda positions: self._extra([tensors[i] for i in positions]))
+        text = "\n".join(names[at] for at in made.order)
         info = {"what": self._what, "buckets": BUCKETS}
-        return Prepared(self.kind, info, [*arrays, _bytes(names)])
+        return Prepared(self.kind, info, [*made.counts, *made.numbers, _bytes(text)])
 
     def _tensors(self) -> Iterator[tuple[str, Any]]:
         raise NotImplementedError
@@ -62,15 +69,16 @@ class _Parameters(Value):
     def _absent(self) -> str:
         raise NotImplementedError
 
-    def _extra(self, tensors: list[Any]) -> list[Any]:
+    def _extra(self, _tensors: Sequence[Any]) -> list[Any]:
         return []
 
-    def _named(self) -> Named:
+    def _named(self) -> list[tuple[str, Any]]:
         named = getattr(self._model, "named_parameters", None)
         if named is not None:
-            return list(named())
+            return [(_plain_name(name), parameter) for name, parameter in named()]
+        pairs = self._model.items() if isinstance(self._model, Mapping) else self._model
         try:
-            return [(str(name), parameter) for name, parameter in self._model]
+            return [(str(name), parameter) for name, parameter in pairs]
         except (TypeError, ValueError):
             raise InvalidValueError(
                 f"{type(self).__name__} takes a torch.nn.Module or (name, parameter) pairs, not "
@@ -87,11 +95,13 @@ class Gradients(_Parameters):
 
     Args:
         model: `torch.nn.Module`, or (name, parameter) pairs; at most 4,000 parameters, strided,
-            of real floating dtype. Of sharded ones (DTensor) the local shard is taken.
+            of real floating dtype, on any devices; read as float32, beyond which they count as
+            infinite. Of sharded ones (DTensor) the local shard is taken. What torch.compile and
+            FSDP put into names is left out of the tags.
 
     Raises:
         InvalidValueError: when emitted, when no parameter has a gradient, for a sparse, complex or
-            integer one, or while a CUDA graph is being captured.
+            integer one, a name that comes twice, or while a CUDA graph is being captured.
     """
 
     _what = "gradients"
@@ -136,63 +146,48 @@ class Weights(_Parameters):
     def _absent(self) -> str:
         return "the model has no parameters"
 
-    def _extra(self, tensors: list[Any]) -> list[Any]:
-        if self._optimizer is None:
-            return []
-        parameters = [parameter for _, parameter in self._named() if _local(parameter) is not None]
-        return [update_norms(self._optimizer, parameters)]
+    def _extra(self, tensors: Sequence[Any]) -> list[Any]:
+        return [] if self._optimizer is None else [update_norms(self._optimizer, tensors)]
 
 
-def _local(tensor: Any) -> Any:
+def _plain_name(name: str) -> str:
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name
+
+
+def _one_line(name: str) -> str:
+    """`name` as it can travel: valid Unicode, without the end of a line."""
+    return name.replace("\n", " ").encode("utf-8", "replace").decode()
+
+
+def _local(name: str, tensor: Any) -> Any:
     """What of `tensor` this process holds; None if that is nothing.
 
     Raises:
         InvalidValueError: it is no dense tensor of floats.
     """
+    what = f"parameter {name!a:.100}"
     if not is_tensor(tensor):
-        raise InvalidValueError(f"a parameter is a tensor, not {type(tensor).__name__}")
-    tensor = tensor.detach()
-    if hasattr(tensor, "to_local"):  # DTensor; never full_tensor(), which communicates
-        tensor = tensor.to_local()
-    if str(tensor.layout) != "torch.strided":
-        raise InvalidValueError(f"a {tensor.layout} parameter or gradient: leave it out")
-    if not dtype_name(tensor).startswith(("float", "bfloat")):
-        raise InvalidValueError(f"a parameter of {dtype_name(tensor)}: expected floats")
-    return tensor if tensor.numel() else None
+        raise InvalidValueError(f"{what}: a parameter is a tensor, not {type(tensor).__name__}")
+    try:
+        tensor = tensor.detach()
+        if hasattr(tensor, "to_local"):  # DTensor; never full_tensor(), which communicates
+            tensor = tensor.to_local()
+        layout, dtype, nothing = str(tensor.layout), dtype_name(tensor), not tensor.numel()
+    except Exception as error:  # one without a shape yet, or anybody's own class
+        raise InvalidValueError(f"{what}: {error}") from error
+    if layout != "torch.strided":
+        raise InvalidValueError(f"{what} or its gradient is {layout}: leave it out")
+    if not dtype.startswith(("float", "bfloat")) or "_x2" in dtype:  # two in a byte
+        raise InvalidValueError(f"{what} of {dtype}: expected floats; leave it out")
+    if tensor.device.type == "meta":
+        raise InvalidValueError(f"{what} is on the meta device, and has no content")
+    return None if nothing else tensor.resolve_neg()
 
 
-def _counts(tensors: list[Any]) -> Any:
-    """Counts by float bits, int32, (P, `BUCKETS`)."""
-    import torch
-
-    if os.environ.get(TRITON_VARIABLE) == "1" and all(_for_kernel(tensor) for tensor in tensors):
-        from .float_bits_triton import histograms
-
-        return histograms([tensor.contiguous() for tensor in tensors])
-    return torch.stack([histogram(tensor) for tensor in tensors]).to(torch.int32)
-
-
-def _for_kernel(tensor: Any) -> bool:
-    return tensor.is_cuda and dtype_name(tensor) in ("float32", "bfloat16")
-
-
-def _norms(tensors: list[Any]) -> list[Any]:
-    """L2 norms and largest magnitudes, float32, each (P,): a few launches for all."""
-    import torch as torch_
-
-    torch: Any = torch_  # the foreach functions are public in all but their names
-    tensors = [t if t.element_size() >= 2 else t.float() for t in tensors]
-    # torch refuses to narrow.
-    double = any(t.dtype == torch.float64 for t in tensors)
-    dtype = torch.float64 if double else torch.float32
-    return [
-        torch.stack(torch._foreach_norm(tensors, order, dtype=dtype)).float()
-        for order in (2, float("inf"))
-    ]
-
-
-def _refuse_capture(tensor: Any) -> None:
-    if tensor.device.type != "cuda":
+def _refuse_capture(tensors: Sequence[Any]) -> None:
+    if not any(tensor.device.type == "cuda" for tensor in tensors):
         return
     import torch
 
@@ -203,4 +198,4 @@ def _refuse_capture(tensor: Any) -> None:
 def _bytes(text: str) -> Any:
     import numpy as np
 
-    return np.frombuffer(text.encode("utf-8", "replace"), np.uint8)
+    return np.frombuffer(text.encode(), np.uint8)

@@ -11,10 +11,11 @@ _KNOWN: Final = ("Adam", "AdamW", "SGD")
 
 
 def update_norms(optimizer: Any, parameters: Sequence[Any]) -> Any:
-    """L2 norms of the last updates, without weight decay.
+    """L2 norms of the last updates, without the part of a weight decay that is decoupled.
 
-    Adam and AdamW (Kingma & Ba 2015, with their bias correction; AMSGrad too):
-    lr · m̂ / (√v̂ + ε). SGD: lr times the momentum buffer (with Nesterov's step) or the gradient.
+    (SGD's with momentum is in its buffer, and Adam's in its moments.) Adam and AdamW (Kingma & Ba
+    2015, with their bias correction; AMSGrad too): lr · m̂ / (√v̂ + ε). SGD: lr times the momentum
+    buffer (with Nesterov's step) or the gradient.
 
     Args:
         optimizer: whose last `step` is meant.
@@ -22,7 +23,7 @@ def update_norms(optimizer: Any, parameters: Sequence[Any]) -> Any:
 
     Returns:
         float32, shape (len(parameters),), on the parameters' device; NaN for a parameter that the
-        optimizer has not moved yet, or does not have.
+        optimizer has not moved yet, or does not have, or moved by a sparse gradient.
 
     Raises:
         InvalidValueError: the optimizer is none of Adam, AdamW and SGD.
@@ -42,7 +43,8 @@ def update_norms(optimizer: Any, parameters: Sequence[Any]) -> Any:
         if group is not None:
             update = _sgd(parameter, group, state or {}) if name == "SGD" else _adam(group, state)
         if update is None:
-            norms.append(torch.full((), float("nan"), device=parameter.device))
+            nothing = torch.full((), float("nan"), dtype=torch.float32, device=parameter.device)
+            norms.append(nothing)
         else:
             norms.append(torch.linalg.vector_norm(update.float()))
     return torch.stack(norms)
@@ -66,8 +68,12 @@ def _sgd(parameter: Any, group: Mapping[str, Any], state: Mapping[str, Any]) -> 
     if direction is None or (group["nesterov"] and gradient is None):
         return None
     direction = _local(direction)
+    if str(direction.layout) != "torch.strided":
+        return None  # a sparse gradient: its indices may repeat
     if group["nesterov"]:
-        direction = _local(gradient) + momentum * direction
+        # The buffer has the sign of the step.
+        sign = -1 if group.get("maximize") else 1
+        direction = sign * _local(gradient) + momentum * direction
     return direction * group["lr"]
 
 
