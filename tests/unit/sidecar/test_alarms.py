@@ -341,7 +341,7 @@ def test_the_level_that_fell_first_is_named() -> None:
     ]
     text = alarms[-1].text()
     assert text.startswith("Variance share from 0.6 to 1e-05")
-    assert "Level_1 fell first, at step 40" in text
+    assert "The first to fall was level_1, at step 40" in text
     assert "{tag}" not in text
     assert "level_0_variance_share" in text
 

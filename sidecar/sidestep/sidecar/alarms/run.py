@@ -40,7 +40,7 @@ class Alarm:
         t = self.transition
         parts = [f"{t.reason}; since step {t.since_step:,}"]
         if self.first is not None:
-            parts.append(f"{self.first[0]} fell first, at step {self.first[1]:,}")
+            parts.append(f"the first to fall was {self.first[0]}, at step {self.first[1]:,}")
         if t.advice:
             parts.append(t.advice.replace("{tag}", self.tag))
         return ". ".join(part[:1].upper() + part[1:] for part in parts)
