@@ -29,13 +29,8 @@ class _Parameters(Value):
     _what: ClassVar[str]
 
     def __init__(self, model: Any) -> None:
-        self._model = model
-        if getattr(model, "named_parameters", None) is None and not isinstance(model, Mapping):
-            try:
-                # Of an iterator there is nothing left for the next `emit`.
-                self._model = list(model)
-            except TypeError:
-                pass  # it is refused when it is emitted
+        # Of an iterator there would be nothing left for the next `emit`.
+        self._model = list(model) if isinstance(model, Iterator) else model
 
     def prepare(self, context: EmitContext) -> Prepared:
         found = [

@@ -19,7 +19,6 @@ from sidestep import client as sidestep
 from sidestep.client import ConfigurationError, InvalidValueError
 from sidestep.client.metrics_logger import MetricsLogger
 from sidestep.client.metrics_logger.hierarchy import level_losses
-from sidestep.client.metrics_logger.model_values import total_norm
 from sidestep.client.metrics_logger.running_mean import RunningMean
 from sidestep.proto.paths import RuntimePaths
 from tests.unit.client.emitted import rows, values
@@ -174,36 +173,24 @@ def test_what_each_method_writes(logger: MetricsLogger) -> None:
     assert rejected(logger) == 0
 
 
-def test_gradients_and_weights_have_a_histogram_a_parameter_and_one_norm(
-    logger: MetricsLogger,
-) -> None:
+def named(logger: MetricsLogger, tag: str, step: int) -> list[str]:
+    """The parameters that a value of all of them holds."""
+    (found,) = [v for v in values(logger.client) if (v.tag, v.step) == (tag, step)]
+    return bytes(found.arrays[-1].data).decode().split("\n")
+
+
+def test_gradients_and_weights_are_one_value_of_all_parameters(logger: MetricsLogger) -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
     logger.log_model_gradients(model, 0)  # none yet: nothing to log, nothing to refuse
     model(torch.ones(1, 3)).sum().backward()
     model[1].bias.grad = None
     logger.log_model_gradients(model, 1)
     logger.log_model_weights(model, 2)
-    found = emitted(logger)
+    assert emitted(logger) == {("gradients", 1): "parameters", ("weights", 2): "parameters"}
     names = ["0.weight", "0.bias", "1.weight", "1.bias"]
-    assert {tag for tag, step in found if step == 1} == {
-        "gradients/norm",
-        *(f"gradients/{name}" for name in names[:3]),
-    }
-    assert {tag for tag, step in found if step == 2} == {
-        "weights/norm",
-        *(f"weights/{name}" for name in names),
-    }
-    every = torch.cat([p.detach().flatten() for p in model.parameters()])
-    assert found["weights/norm", 2] == pytest.approx(every.norm().item(), rel=1e-6)
-
-
-def test_the_norm_is_not_computed_in_halves() -> None:
-    halves = [torch.full((300, 300), 500.0, dtype=torch.float16)]
-    assert total_norm(halves).item() == pytest.approx(
-        500.0 * 300, rel=1e-4
-    )  # beyond float16's 65504
-    mixed = [*halves, torch.ones(7, dtype=torch.bfloat16), torch.ones(5), torch.ones(3).double()]
-    assert total_norm(mixed).item() == pytest.approx(500.0 * 300, rel=1e-4)
+    assert named(logger, "gradients", 1) == names[:3]
+    assert named(logger, "weights", 2) == names
+    assert rejected(logger) == 0
 
 
 def test_levels_have_their_loss_and_their_share(logger: MetricsLogger) -> None:
@@ -236,7 +223,6 @@ def test_losses_and_means_on_a_device_are_not_read() -> None:
     for _ in range(3):
         mean.add(loss)
     assert mean.mean().device.type == "meta"
-    assert total_norm([loss, torch.ones(3, device="meta")]).shape == ()
 
 
 def test_one_level_that_is_no_number_harms_only_itself(logger: MetricsLogger) -> None:
@@ -513,14 +499,12 @@ def test_a_watched_model_is_logged_once_in_so_many_steps(logger: MetricsLogger) 
         train(other, theirs)
         train(model, ours)
     found = emitted(logger)
-    assert {step for tag, step in found if tag == "gradients/weight"} == {0, 3, 6}
-    assert {tag for tag, step in found if step == 3} == {
-        "loss",
-        *(f"{folder}/{name}" for folder in ("gradients", "weights") for name in ("weight", "bias")),
-        "gradients/norm",
-        "weights/norm",
-    }
-    assert found["gradients/norm", 3] == pytest.approx(math.sqrt(3))
+    looks = {(tag, step) for tag, step in found if tag != "loss"}
+    assert looks == {(tag, step) for tag in ("gradients", "weights") for step in (0, 3, 6)}
+    assert named(logger, "gradients", 3) == named(logger, "weights", 6) == ["weight", "bias"]
+    (gradients,) = [v for v in values(logger.client) if (v.tag, v.step) == ("gradients", 3)]
+    norms = np.frombuffer(gradients.arrays[3].data, "f4")
+    assert norms.tolist() == pytest.approx([math.sqrt(2), 1])
     assert rejected(logger) == 0
 
 

@@ -186,7 +186,9 @@ class MetricsLogger(Connection):
 
     @harmless
     def log_model_gradients(self, model: Any, step: int | None = None) -> None:
-        """Log a histogram of each parameter's gradient, and their norm as ``gradients/norm``.
+        """Log a histogram of each parameter's gradient, and the norm of all as ``gradients/norm``.
+
+        See `sidestep.client.Gradients` for what else is written, and for what it cannot take.
 
         Args:
             model: a `torch.nn.Module`, after `backward` and before `zero_grad`.
@@ -196,7 +198,9 @@ class MetricsLogger(Connection):
 
     @harmless
     def log_model_weights(self, model: Any, step: int | None = None) -> None:
-        """Log a histogram of each parameter, and their norm as ``weights/norm``.
+        """Log a histogram of each parameter, and the norm of all as ``weights/norm``.
+
+        See `sidestep.client.Weights` for what else is written, and for what it cannot take.
 
         Args:
             model: a `torch.nn.Module`.
