@@ -60,7 +60,9 @@ def derive(_source: Source, value: Value) -> Iterator[Derived]:
     totals = {f"{value.tag}/norm": total_norm(norms), f"{value.tag}/nonfinite": float(bad)}
     yield Derived(value.step, value.time_ns, {t: x for t, x in totals.items() if t not in tags})
     if too_long:
-        raise RemoteProtocolError("too_large", f"a name that is too long for a tag: {too_long!a}")
+        raise RemoteProtocolError(
+            "too_large", f"a name that is too long for a tag: {too_long!a:.100}"
+        )
 
 
 class _Found:
