@@ -62,7 +62,7 @@ class System:
         return _nothing
 
     def emit_image(self, pixels: Any, step: int) -> object:
-        """Log a picture: a float32 tensor (3, H, W) in [0, 1]."""
+        """Log a picture: a tensor (3, H, W), uint8 or float32 in [0, 1]."""
 
     def emit_histogram(self, values: Any, step: int) -> object:
         """Log the distribution of a tensor."""
