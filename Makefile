@@ -35,8 +35,9 @@ check: check-lint check-format check-mypy check-pyright check-imports check-shel
 bench: $(STAMP) ## measure the figures of the README (ARGS go to the benchmark)
 	$(BIN)/python -m tests.bench $(ARGS)
 
-bench-gpu: $(STAMP) ## measure the training step of a ViT-B/16 on a GPU (ARGS go to the benchmark)
+bench-gpu: $(STAMP) ## measure on a GPU: a ViT-B/16's step (with ARGS), gradients of 302 M parameters
 	$(BIN)/python -m tests.gpu.bench_step $(ARGS)
+	$(BIN)/python -m tests.gpu.bench_parameters
 
 venv: $(STAMP) ## make or renew .venv, where all the others run
 

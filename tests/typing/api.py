@@ -112,6 +112,14 @@ client.emit(
         "layout": client.CustomScalars({"a": {"b": ["Multiline", ["loss"]]}}),
     }
 )
+module, optimizer = torch.nn.Linear(2, 1), torch.optim.AdamW([context])
+client.emit(
+    {
+        "gradients": client.Gradients(module),
+        "weights": client.Weights(module, optimizer=optimizer),
+        "head": client.Weights([("head.weight", context)]),
+    }
+)
 client.connect("vit-b", tensorboard={"folder": ".", "suffix": ".eval"})
 
 # --- façades ---
