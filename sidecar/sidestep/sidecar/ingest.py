@@ -97,6 +97,7 @@ class Ingest(threading.Thread):
         self._next_scan = 0.0
         self._scan_wanted = self._scanned = self._refused = self._lost_rounds = 0
         self._alarms: list[tuple[int, Value]] = []  # of this round, with their runs
+        self._answers: list[tuple[bytes, Message]] | None = None  # held back for the snapshot
 
     # --- other threads -------------------------------------------------------------------
 
@@ -179,6 +180,8 @@ class Ingest(threading.Thread):
         except sqlite3.Error as error:
             self._storage_failed(error, now)
             return
+        # Who hears that something is durable may ask the other threads for it at once.
+        self._answers = []
         for entry in {id(e): e for e in touched if e.committing}.values():
             self._clients.committed(entry)
         for run_id, alarm in self._alarms:
@@ -186,6 +189,9 @@ class Ingest(threading.Thread):
         self._alarms.clear()
         self._finish_adoptions()
         self._publish()
+        answers, self._answers = self._answers, None
+        for identity, message in answers:
+            self._send(identity, message)
         if self._journal.last_row > before:
             self._on_commit(self._journal.last_row)
 
@@ -305,6 +311,9 @@ class Ingest(threading.Thread):
             self._storage_error = str(error)
 
     def _send(self, identity: bytes, message: Message) -> None:
+        if self._answers is not None:
+            self._answers.append((identity, message))
+            return
         try:
             self._socket.send_multipart([identity, encode(message)], zmq.DONTWAIT)
         except (zmq.ZMQError, LocalProtocolError):
