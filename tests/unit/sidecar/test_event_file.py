@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-import io
 import gc
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
