@@ -8,6 +8,7 @@ import json
 import math
 import os
 import pty
+import re
 import struct
 import subprocess
 
@@ -146,7 +147,8 @@ def test_what_is_not_archived_is_said(sandbox: Sandbox, connect: Connect) -> Non
     assert asked.returncode == 1
     own = [text for text in asked.stdout.splitlines() if ",system/" not in text]
     assert own[1:] == [f"behind,a,1,{T0!r},1.0"]
-    assert "1 records in the journal" in asked.stderr
+    # A sample of the machine may be among them.
+    assert re.search(r": [12] records? in the journal", asked.stderr), asked.stderr
     assert "sidestep drain" in asked.stderr
     sandbox.drain()
     assert export(sandbox, "behind", "csv") == [*first, line("behind", "a", 2, T0, 2.0)]
