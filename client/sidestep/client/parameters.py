@@ -6,6 +6,7 @@ changes their memory; what travels is small. No call here synchronizes with a de
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final
@@ -58,11 +59,11 @@ class _Parameters(Value):
         info = {"what": self._what, "buckets": BUCKETS}
         return Prepared(self.kind, info, [*made.counts, *made.numbers, _bytes(text)])
 
-    def _tensors(self) -> Iterator[tuple[str, Any]]:
-        raise NotImplementedError
+    @abstractmethod
+    def _tensors(self) -> Iterator[tuple[str, Any]]: ...
 
-    def _absent(self) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def _absent(self) -> str: ...
 
     def _extra(self, _tensors: Sequence[Any]) -> list[Any]:
         return []

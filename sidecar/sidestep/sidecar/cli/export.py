@@ -19,6 +19,7 @@ from .common import CommandError, environment_paths
 from .control_client import Control
 from .export_formats import WRITERS
 from .export_source import open_source
+from .options import TagsOption
 
 _BUFFER_BYTES: Final = 1 << 20
 
@@ -53,16 +54,7 @@ def export(
             help="Write this file, which is there when it is whole. Default: stdout.",
         ),
     ] = None,
-    tags: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--tags",
-            "-t",
-            metavar="GLOB",
-            show_default=False,
-            help="Only tags that match, for example 'train/*' (quote it). Can be given repeatedly.",
-        ),
-    ] = None,
+    tags: TagsOption = None,
     log_dir: Annotated[
         str | None,
         typer.Option(

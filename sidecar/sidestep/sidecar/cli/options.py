@@ -18,6 +18,17 @@ ConfigOption = Annotated[
     ),
 ]
 
+TagsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tags",
+        "-t",
+        metavar="GLOB",
+        show_default=False,
+        help="Only tags that match, for example 'train/*' (quote it). Can be given repeatedly.",
+    ),
+]
+
 
 def absolute_config(config: str | None) -> str | None:
     """The file as a path that another process can use."""

@@ -18,6 +18,7 @@ import zmq
 from .common import CommandError, environment_paths
 from .control_client import Control, Request
 from .follow import STATUS_TOPIC, Block, Follower
+from .options import TagsOption
 from .tail_model import Presence
 from .tail_output import LineOutput, Output, TableOutput, json_lines, note, plain_lines
 
@@ -201,16 +202,7 @@ def tail(
             "active one, and when that is over, the next one that logs something.",
         ),
     ] = None,
-    tags: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--tags",
-            "-t",
-            metavar="GLOB",
-            show_default=False,
-            help="Only tags that match, for example 'train/*' (quote it). Can be given repeatedly.",
-        ),
-    ] = None,
+    tags: TagsOption = None,
     json: Annotated[
         bool,
         typer.Option("--json", help="One JSON object a line, for pipes: all points, not a table."),
