@@ -195,10 +195,11 @@ def kill_descendants() -> None:
 
 def _check(step: Step, directory: Path, steps: int) -> None:
     """Check that the files hold all that was logged, so that no figure stands for lost data."""
-    written = SYSTEMS[step.system]().written(directory, few=WORKLOADS[step.workload].few)
+    workload = WORKLOADS[step.workload]
+    written = SYSTEMS[step.system]().written(directory, few=workload.few)
     if written is None:
         return
     try:
-        check_scalars(written, number_pool(), steps)
+        check_scalars(written, number_pool(numbers=workload.numbers), steps)
     except Exception as error:
         raise TrialError(f"its files are not whole: {error}") from error

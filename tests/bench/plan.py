@@ -8,11 +8,20 @@ from typing import Final
 
 from tests.bench.delivery import latency
 from tests.bench.lifecycle import fresh_import, ready
+from tests.bench.loops import GIL_NUMBERS, gil, loop
 from tests.bench.metrics import METRICS, Metric
 from tests.bench.payloads import payloads
 from tests.bench.summary import FLOOR
 from tests.bench.systems import SYSTEMS
-from tests.bench.workloads import Workload, burst, paced, stopped, throughput
+from tests.bench.workloads import (
+    Workload,
+    burst,
+    paced,
+    stopped,
+    tensors,
+    throughput,
+    wide,
+)
 
 _PEERS: Final = ("sidestep", "SummaryWriter", "tensorboardX", "wandb")
 
@@ -30,9 +39,45 @@ WORKLOADS: Final[Mapping[str, Workload]] = {
             "empty": (50_000, 20_000),
         },
     ),
+    "wide": Workload(
+        wide,
+        {
+            "sidestep": (3_000, 1_000),
+            "SummaryWriter": (60, 20),
+            "tensorboardX": (60, 20),
+            "wandb": (100, 40),
+            "empty": (3_000, 1_000),
+        },
+        rounds=2,
+        numbers=1_000,
+    ),
+    "tensors": Workload(
+        tensors,
+        {
+            "sidestep": (20_000, 5_000),
+            "SummaryWriter": (500, 200),
+            "tensorboardX": (500, 200),
+            "wandb": (1_000, 300),
+            "empty": (20_000, 5_000),
+        },
+        rounds=2,
+    ),
     "paced": Workload(paced, dict.fromkeys(SYSTEMS, (600, 200)), few=True),
     # These are seconds.
     "stopped": Workload(stopped, {"sidestep": (10, 2), "wandb": (3, 2), "empty": (5, 2)}, rounds=2),
+    "loop": Workload(loop, dict.fromkeys(SYSTEMS, (500, 150)), rounds=2, few=True),
+    "gil": Workload(
+        gil,
+        {
+            "sidestep": (15_000, 5_000),
+            "SummaryWriter": (200, 60),
+            "tensorboardX": (200, 60),
+            "wandb": (1_000, 300),
+            "empty": (15_000, 5_000),
+        },
+        rounds=2,
+        numbers=GIL_NUMBERS,
+    ),
     "latency": Workload(latency, {"sidestep": (150, 40)}, rounds=2, few=True),
     "throughput": Workload(
         throughput,

@@ -14,7 +14,7 @@ from typing import Final, TypedDict
 
 from tests.bench.plan import WORKLOADS
 from tests.bench.systems import SYSTEMS
-from tests.bench.workloads import Trial
+from tests.bench.workloads import Trial, number_pool
 
 REPORT: Final = "report.json"
 
@@ -42,7 +42,7 @@ def run(workload_name: str, system_name: str, directory: Path, size: int) -> Rep
         start = time.perf_counter()
         system.open(directory)
         metrics["open"] = time.perf_counter() - start
-    trial = Trial(system, directory, size)
+    trial = Trial(system, directory, size, pool=number_pool(numbers=workload.numbers))
     metrics |= workload.run(trial)
     finish_at_s = time.monotonic()
     if workload.opened:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import psutil
 
@@ -31,10 +31,10 @@ LATENCY_PACE_S: Final = 0.05
 Metrics = dict[str, float]
 
 
-def number_pool(width: int = 64) -> list[dict[str, float]]:
-    """Dictionaries of `NUMBERS` numbers, each of which float32 holds exactly."""
+def number_pool(width: int = 64, numbers: int = NUMBERS) -> list[dict[str, float]]:
+    """Dictionaries of so many `numbers`, each of which float32 holds exactly."""
     return [
-        {f"train/metric_{k:02d}": row * 0.5 + k for k in range(NUMBERS)} for row in range(width)
+        {f"train/metric_{k:02d}": row * 0.5 + k for k in range(numbers)} for row in range(width)
     ]
 
 
@@ -54,7 +54,7 @@ class Trial:
     directory: Path
     size: int
     steps: int = 0
-    pool: list[dict[str, float]] = field(default_factory=number_pool)
+    pool: list[dict[str, Any]] = field(default_factory=number_pool)
 
     def warm(self) -> None:
         """Log a little and let everything start."""
@@ -107,6 +107,25 @@ def burst(trial: Trial) -> Metrics:
     durations = trial.timed(trial.size)
     cpu_s = (time.thread_time() - before) / len(durations)
     return describe("burst", durations) | {"burst.cpu": cpu_s}
+
+
+def wide(trial: Trial) -> Metrics:
+    """Calls with a thousand numbers each, one after the other."""
+    trial.warm()
+    return _of_row("wide", trial.timed(trial.size))
+
+
+def tensors(trial: Trial) -> Metrics:
+    """Calls with 20 0-d tensors each (float32, on the CPU), one after the other."""
+    import torch
+
+    trial.pool = [{tag: torch.tensor(value) for tag, value in row.items()} for row in number_pool()]
+    trial.warm()
+    return _of_row("tensors", trial.timed(trial.size))
+
+
+def _of_row(row: str, durations_ns: list[int]) -> Metrics:
+    return {key: value for key, value in describe(row, durations_ns).items() if "max" not in key}
 
 
 def paced(trial: Trial) -> Metrics:
@@ -197,6 +216,7 @@ class Workload:
         rounds: how often it is repeated in a whole run.
         few: it logs so little that the files are checked with TensorBoard's slowest reader.
         opened: it wants a loaded and opened system; else it does that itself, or not at all.
+        numbers: so many are logged a step.
     """
 
     run: Callable[[Trial], Metrics]
@@ -204,3 +224,4 @@ class Workload:
     rounds: int = 3
     few: bool = False
     opened: bool = True
+    numbers: int = NUMBERS
