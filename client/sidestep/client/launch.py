@@ -18,7 +18,7 @@ from .outbox_file import make_private
 logger = logging.getLogger("sidestep")
 
 _FIRST_RETRY_S: Final = 1.0
-_LAST_RETRY_S: Final = 60.0
+_LAST_RETRY_S: Final = 30.0
 _SHELL_S: Final = 10.0
 _NEEDED: Final = ("typer", "psutil", "pydantic_settings", "numpy")
 _MISSING: Final = (

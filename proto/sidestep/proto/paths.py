@@ -72,7 +72,7 @@ def runtime_paths(environ: Mapping[str, str], uid: int, temp_dir: str) -> Runtim
     """The runtime directory that the environment asks for.
 
     ``SIDESTEP_RUNTIME_DIR``, else ``$XDG_RUNTIME_DIR/sidestep``, else a folder of the user's in
-    `temp_dir`.
+    `temp_dir`. A relative XDG directory is none, as its specification says.
 
     Raises:
         SidestepError: its sockets would have paths longer than the kernel takes.
@@ -81,7 +81,9 @@ def runtime_paths(environ: Mapping[str, str], uid: int, temp_dir: str) -> Runtim
     if not directory:
         base = environ.get("XDG_RUNTIME_DIR")
         directory = (
-            os.path.join(base, "sidestep") if base else os.path.join(temp_dir, f"sidestep-{uid}")
+            os.path.join(base, "sidestep")
+            if base and os.path.isabs(base)
+            else os.path.join(temp_dir, f"sidestep-{uid}")
         )
     paths = RuntimePaths(os.path.abspath(directory))
     longest = len(os.fsencode(paths.feed_endpoint)) - len("ipc://")
@@ -120,5 +122,7 @@ def state_dir(environ: Mapping[str, str], home: str) -> str:
     explicit = environ.get("SIDESTEP_STATE_DIR")
     if explicit:
         return os.path.abspath(explicit)
-    base = environ.get("XDG_STATE_HOME") or os.path.join(home, ".local", "state")
+    base = environ.get("XDG_STATE_HOME")
+    if not base or not os.path.isabs(base):
+        base = os.path.join(home, ".local", "state")
     return os.path.join(os.path.abspath(base), "sidestep")

@@ -100,9 +100,9 @@ def test_it_tries_again_ever_more_rarely_and_says_so_once(
         if len(launched) > before:
             times.append(now - 100)
         now += 0.25
-    # The first wait is the first one; then they double, up to a minute.
-    assert times[:7] == [0, 1, 3, 7, 15, 31, 63]
-    assert times[-1] - times[-2] == 60
+    # The first wait is the first one; then they double, up to half a minute.
+    assert times[:7] == [0, 1, 3, 7, 15, 31, 61]
+    assert times[-1] - times[-2] == 30
     assert len(caplog.records) == 1
     assert places.log in caplog.text
     launcher.connected()

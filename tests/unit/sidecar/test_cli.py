@@ -327,7 +327,7 @@ def test_status_for_people_says_what_is_wrong_and_what_to_do(daemon: FakeDaemon)
         "sinks tensorboard ok wandb degraded, 340 behind",
         "alarm COLLAPSED train/context since step 900: rank 1.2",
         "7 records dropped",
-        "1 values rejected",
+        "1 value rejected",
         "wandb degraded, 340 behind: 401",
         "its trainer vanished",
         "GPU 0 H100 97 %",

@@ -145,7 +145,7 @@ def describe(pending: Sequence[Pending]) -> str:
     if not pending:
         return "no sink is behind, but not all has reached them yet"
     shown = [
-        wording.printable(f"{one.run} → {one.sink} ({wording.count(one.lag_records)} records)")
+        wording.printable(f"{one.run} → {one.sink} ({wording.counted(one.lag_records, 'record')})")
         for one in pending[:5]
     ]
     more = f" and {len(pending) - 5} more" if len(pending) > 5 else ""

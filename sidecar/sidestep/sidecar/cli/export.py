@@ -87,7 +87,7 @@ def export(
             return  # the reader has seen enough
         raise CommandError(f"cannot export to {output or 'stdout'}: {error}") from error
     if not to_stdout:
-        print(f"{wording.count(points)} points in {output}", file=sys.stderr)
+        print(f"{wording.counted(points, 'point')} in {output}", file=sys.stderr)
     if wrong := _wrong(source.run, source.missing):
         raise CommandError(wrong)
 

@@ -192,7 +192,7 @@ def _without_daemon(control: Control, name: str, log_dir: str | None) -> Source:
         for place in outbox_dirs(control.paths, state_dir, os.getuid())
         for path in Path(place).glob(f"*{OUTBOX_SUFFIX}")
     ]
-    what = [f"{wording.count(lag)} records in the journal" for one, lag in left if one is ours]
+    what = [f"{wording.counted(lag, 'record')} in the journal" for one, lag in left if one is ours]
     what += ["what is in the outbox of a trainer, of this run or another"] if outboxes else []
     missing = (
         f"no daemon is running, and not all is archived yet: {' and '.join(what)}. "

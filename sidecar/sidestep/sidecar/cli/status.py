@@ -155,13 +155,13 @@ def troubles(answer: Mapping[str, Any], log: str) -> Iterator[str]:
         records: Mapping[str, Any] = run.get("records") or {}
         if records.get("dropped"):
             yield (
-                f"{name}: {wording.count(records['dropped'])} records dropped: they came faster "
-                "than the daemon took them, or were larger than it takes. Log less often, or raise "
+                f"{name}: {wording.counted(records['dropped'], 'record')} dropped: more came than "
+                "the daemon took in time, or than it takes at once. Log less often, or raise "
                 "outbox_bytes in client.connect"
             )
         if records.get("rejected"):
             yield (
-                f"{name}: {wording.count(records['rejected'])} values rejected: the trainer's log "
+                f"{name}: {wording.counted(records['rejected'], 'value')} rejected: the trainer's log "
                 "names the first of each kind (SIDESTEP_STRICT=1 raises at the line)"
             )
         for sink in run.get("sinks") or ():

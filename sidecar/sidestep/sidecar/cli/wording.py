@@ -85,6 +85,11 @@ def count(many: object) -> str:
     return f"{many:,}" if isinstance(many, int) else "?"
 
 
+def counted(many: int, noun: str) -> str:
+    """So many of something: `noun` is the singular of a word that takes an s."""
+    return f"{count(many)} {noun}{'' if many == 1 else 's'}"
+
+
 def rate(per_second: float) -> str:
     """Points a second, in three digits."""
     if not math.isfinite(per_second) or per_second <= 0:
