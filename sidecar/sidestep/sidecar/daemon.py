@@ -7,6 +7,7 @@ import resource
 import signal
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, cast
@@ -23,13 +24,16 @@ from .feed import Feed
 from .ingest import Ingest
 from .journal import Journal
 from .journal_reader import JournalReader
-from .lock import DaemonLock, held
+from .lock import DaemonLock, held, lock_places
 from .roster import Limits
 from .sampling import Sampling
 from .supervisor import SinkHandle, Supervisor
 
 _TICK_MS: Final = 100
 _READY_S: Final = 30.0
+_CLOSE_S: Final = 3.0
+"""What a sink's worker gets to close its files, also when nobody wants to wait."""
+_REAP_S: Final = 0.1
 _FIRST_CLIENT_S: Final = 20.0
 """How long a daemon that a client started waits for its first client."""
 
@@ -71,6 +75,7 @@ class Daemon:
         self._stop_drain: Drain | None = None
         self._had_client = False
         self._trimmed: dict[int, int] = {}
+        self._signals: deque[int] = deque()
 
     # --- beginning -------------------------------------------------------------------------------
 
@@ -84,6 +89,7 @@ class Daemon:
         umask = os.umask(0o077)
         cursors = os.path.join(self._state_dir, "cursors")
         os.makedirs(cursors, mode=0o700, exist_ok=True)
+        self._places = lock_places(self._state_dir, self._settings.endpoint, self._paths)
         self._ingest = Ingest(
             self._context,
             self._endpoints(),
@@ -193,6 +199,7 @@ class Daemon:
         self._supervisor.hear(sink, self._ingest.snapshot)
 
     def _tick(self) -> None:
+        self._obey()
         snapshot = self._ingest.snapshot
         live = self._ingest.snapshot.live_runs()
         if live:
@@ -235,8 +242,15 @@ class Daemon:
     # --- leaving ---------------------------------------------------------------------------------
 
     def _signalled(self, number: int, _frame: object) -> None:
-        # The second signal is from somebody who does not want to wait.
-        self._begin_stop(now=self._stop_by is not None, by_user=number == signal.SIGTERM)
+        # Noted, and no more: whatever the loop is in the middle of must not change under it.
+        self._signals.append(number)
+        self._wake()
+
+    def _obey(self) -> None:
+        while self._signals:
+            # The second signal is from somebody who does not want to wait.
+            number = self._signals.popleft()
+            self._begin_stop(now=self._stop_by is not None, by_user=number == signal.SIGTERM)
 
     def _begin_stop(self, *, now: bool, by_user: bool) -> None:
         if self._state == "running":
@@ -246,8 +260,10 @@ class Daemon:
         self._stop_by = time.monotonic() + timeout
         if by_user and self._ingest.snapshot.live_runs():
             # Clients that run on would start another daemon at once.
-            with open(self._paths.stopped, "w", encoding="utf-8"):
-                pass
+            try:
+                os.close(os.open(self._paths.stopped, os.O_WRONLY | os.O_CREAT, 0o600))
+            except OSError as error:
+                self._log(f"clients may start another daemon: {error}")
         if self._stop_drain is None and not now:
             self._stop_drain = self._control.new_drain()[1]
 
@@ -288,25 +304,37 @@ class Daemon:
         for sink in self._supervisor.children():
             sink.closing = True
             sink.child.tell({"op": "close", "finished": sink.run_id not in live})
-        left_s = max(3.0, (self._stop_by or 0.0) - time.monotonic())
-        deadline = time.monotonic() + left_s
-        for sink in list(self._supervisor.children()):
-            if not sink.child.reap(max(0.0, deadline - time.monotonic())):
-                self._log(f"{sink.name} of run {sink.spec.name!r} did not close: killed")
-                sink.child.kill()
+        self._await_closed(max(_CLOSE_S, (self._stop_by or 0.0) - time.monotonic()))
         self._deriving.kill()
         self._sampling.stop()
         self._control.close()
         self._reader.close()
         self._context.destroy(linger=0)
-        self._lock.release()
+        for lock in (*self._places, self._lock):
+            lock.release()
         self._log("stopped")
+
+    def _await_closed(self, timeout_s: float) -> None:
+        """Wait for the workers, which were told to close; another signal ends the waiting."""
+        deadline = time.monotonic() + timeout_s
+        for sink in list(self._supervisor.children()):
+            while not sink.child.reap(_REAP_S):
+                if self._signals:
+                    deadline = min(deadline, time.monotonic() + _CLOSE_S)
+                    self._signals.clear()
+                if time.monotonic() >= deadline:
+                    self._log(f"{sink.name} of run {sink.spec.name!r} did not close: killed")
+                    sink.child.kill()
+                    break
 
     # --- other threads call these ----------------------------------------------------------------
 
     def _committed(self, newest: int) -> None:
         if self._feed is not None:
             self._feed.rows(newest)
+        self._wake()
+
+    def _wake(self) -> None:
         try:
             os.write(self._wake_write, b"\0")
         except BlockingIOError:

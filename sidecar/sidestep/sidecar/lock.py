@@ -1,15 +1,16 @@
-"""The daemon's lock: one daemon in a runtime directory, known to all by the lock's text."""
+"""The daemon's locks: one daemon in a runtime directory, known to all by the lock's text."""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
+import socket
 import time
 from typing import Any, cast
 
 from sidestep.proto import SidestepError
-from sidestep.proto.paths import RuntimePaths
+from sidestep.proto.paths import MAX_SOCKET_PATH_BYTES, RuntimePaths
 
 _PROBE_S = 0.5
 """Clients look whether the lock is held by taking it for a moment: so long we try again."""
@@ -30,27 +31,26 @@ class AlreadyRunningError(SidestepError):
         self.pid = pid
 
 
-class DaemonLock:
-    """Held while the process lives; the kernel drops it whatever the process dies of.
+class _Lock:
+    """A file's lock (flock) with a text that says who holds it.
+
+    It is held while the process lives: the kernel drops it whatever the process dies of.
 
     Raises:
-        AlreadyRunningError: another daemon holds it.
+        BlockingIOError: somebody else holds it.
     """
 
-    def __init__(self, paths: RuntimePaths) -> None:
-        make_private(paths.directory)
-        self._fd = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         deadline = time.monotonic() + _PROBE_S
         while True:
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # What stands there is the name of somebody who is dead.
-                self.announce({"pid": os.getpid()})
                 return
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     os.close(self._fd)
-                    raise AlreadyRunningError(_holder(paths), paths.directory) from None
+                    raise
                 time.sleep(0.01)
 
     def announce(self, info: dict[str, Any]) -> None:
@@ -66,12 +66,106 @@ class DaemonLock:
         os.close(self._fd)
 
 
-def _holder(paths: RuntimePaths) -> int:
+class DaemonLock(_Lock):
+    """The lock of a runtime directory.
+
+    Raises:
+        AlreadyRunningError: another daemon holds it.
+    """
+
+    def __init__(self, paths: RuntimePaths) -> None:
+        make_private(paths.directory)
+        try:
+            super().__init__(paths.lock)
+        except BlockingIOError:
+            pid = int(_holder(paths.lock).get("pid") or 0)
+            raise AlreadyRunningError(pid, paths.directory) from None
+        # What stands there is the name of somebody who is dead.
+        self.announce({"pid": os.getpid()})
+
+
+class PlaceLock(_Lock):
+    """The lock of something else that daemons of different runtime directories must not share.
+
+    Two on one journal would write everything twice; the second to bind a socket's path takes it
+    away from the first, which never hears of it.
+
+    Args:
+        path: the lock's file.
+        place: what it guards, in words.
+        runtime_dir: this daemon's runtime directory.
+
+    Raises:
+        SidestepError: the daemon of another runtime directory holds it.
+    """
+
+    def __init__(self, path: str, place: str, runtime_dir: str) -> None:
+        try:
+            super().__init__(path)
+        except BlockingIOError:
+            who = _holder(path)
+            raise SidestepError(
+                f"{place} is in use by another daemon (pid {who.get('pid', 'unknown')} on "
+                f"{who.get('host', 'an unknown host')}, with the runtime directory "
+                f"{who.get('runtime_dir', 'unknown')}). To share that daemon, set "
+                "SIDESTEP_RUNTIME_DIR to its directory; to have two, give each its own"
+            ) from None
+        self.announce(
+            {"pid": os.getpid(), "host": socket.gethostname(), "runtime_dir": runtime_dir}
+        )
+
+
+def lock_places(state_dir: str, endpoint: str | None, paths: RuntimePaths) -> list[PlaceLock]:
+    """Lock what a daemon works with outside of its runtime directory.
+
+    Args:
+        state_dir: where its journal is; exists.
+        endpoint: the further address at which it listens, if any.
+        paths: its runtime directory.
+
+    Raises:
+        SidestepError: another daemon uses one of them, or the address cannot be one.
+    """
+    guarded = [(os.path.join(state_dir, "daemon.lock"), f"the state directory {state_dir!r}")]
+    if endpoint and endpoint.startswith("ipc://") and endpoint != paths.data_endpoint:
+        path = endpoint.removeprefix("ipc://")
+        if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+            raise SidestepError(
+                f"endpoint {endpoint!r} is too long: the kernel takes {MAX_SOCKET_PATH_BYTES} "
+                f"bytes for a socket's path, this one has {len(os.fsencode(path))}. Use a shorter "
+                "path"
+            )
+        if _somebody_listens(path):
+            raise SidestepError(
+                f"another process listens at the endpoint {endpoint!r} already. Set "
+                "SIDESTEP_ENDPOINT (or `endpoint` in the configuration) to a path of this daemon's "
+                f"own; its clients find it without one, in {paths.directory}"
+            )
+        guarded.append((f"{path}.lock", f"the endpoint {endpoint!r}"))
+    return [PlaceLock(path, place, paths.directory) for path, place in guarded]
+
+
+def _somebody_listens(path: str) -> bool:
+    """Whether the socket at `path` is more than what a dead process left behind."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except BlockingIOError:
+            return True  # it has more callers than it can take
+        except OSError:
+            return False
+    return True
+
+
+def _holder(path: str) -> dict[str, Any]:
+    """What the lock's holder has said of itself."""
     try:
-        with open(paths.lock, encoding="utf-8") as file:
-            return int(cast("dict[str, Any]", json.load(file))["pid"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
+        with open(path, encoding="utf-8") as file:
+            found: Any = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
 
 
 def make_private(directory: str) -> None:

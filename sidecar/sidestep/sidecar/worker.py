@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import queue
-import signal
 import socket
 import sys
 import threading
@@ -28,6 +27,7 @@ from .cursor_file import Cursor
 from .journal_reader import JournalReader, Row, unpack_spec
 from .points import Points, read_points
 from .sinks.base import Sink, SinkContext, SinkUnusableError
+from .terminal import leave_signals_to_the_daemon, make_printing_harmless
 
 _BACKOFF_FIRST_S: Final = 0.25
 _BACKOFF_LAST_S: Final = 30.0
@@ -156,10 +156,18 @@ class Worker:
         if not rows:
             return False
         assert self._sink is not None
+        # What is missing before them has left the journal: it was dropped (see `backlog_cap`).
+        gone = max(0, rows[0].total - rows[0].records - self._cursor.total)
         for row in rows:
             self._sink.write(self._points(row))
         state = self._sink.commit()
-        self._cursor = replace(self._cursor, row=rows[-1].id, total=rows[-1].total, state=state)
+        self._cursor = replace(
+            self._cursor,
+            row=rows[-1].id,
+            total=rows[-1].total,
+            state=state,
+            dropped=self._cursor.dropped + gone,
+        )
         cursor_file.store(self._cursor_path, self._cursor)
         self._say("ok")
         return True
@@ -200,6 +208,7 @@ class Worker:
                 "state": state,
                 "row": self._cursor.row,
                 "total": self._cursor.total,
+                "dropped": self._cursor.dropped,
                 "error": error,
                 "skipped": self._skipped + _skipped_of(self._cursor),
                 "retry_in_s": pause_s,
@@ -257,9 +266,8 @@ def _listen(channel: Channel, inbox: queue.SimpleQueue[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Run as a process: ``python -m sidestep.sidecar.worker SINK FD``."""
-    # A terminal's Ctrl-C reaches the whole group; the daemon says when it is time to go.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    leave_signals_to_the_daemon()
+    make_printing_harmless()
     channel = Channel(socket.socket(fileno=int(sys.argv[-1])))
     inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(channel, inbox), name="channel", daemon=True).start()

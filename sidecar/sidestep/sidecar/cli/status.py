@@ -161,8 +161,8 @@ def troubles(answer: Mapping[str, Any], log: str) -> Iterator[str]:
             )
         if records.get("rejected"):
             yield (
-                f"{name}: {wording.counted(records['rejected'], 'value')} rejected: the trainer's log "
-                "names the first of each kind (SIDESTEP_STRICT=1 raises at the line)"
+                f"{name}: {wording.counted(records['rejected'], 'value')} rejected: the trainer's "
+                "log names the first of each kind (SIDESTEP_STRICT=1 raises at the line)"
             )
         for sink in run.get("sinks") or ():
             if sink.get("error"):

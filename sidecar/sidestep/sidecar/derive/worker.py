@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from sidestep.proto.records import encode_value
 from ..channel import Channel, ChannelClosedError
 from ..journal_reader import JournalReader, Row
 from ..roster import DERIVED_KINDS, DERIVER
+from ..terminal import leave_signals_to_the_daemon, make_printing_harmless
 
 if TYPE_CHECKING:
     from .deriver import Derive, Derived, Watcher
@@ -66,8 +66,8 @@ def watchers(rules: Mapping[str, Any] | None) -> Sequence[Watcher]:
 
 def main() -> None:
     """Run as a process: ``python -m sidestep.sidecar.derive.worker FD``."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    leave_signals_to_the_daemon()
+    make_printing_harmless()
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     try:
         _serve(channel)
