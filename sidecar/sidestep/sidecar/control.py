@@ -101,7 +101,7 @@ class Control:
                 "storage_error": snapshot.storage_error,
                 "refused_frames": snapshot.refused_frames,
             },
-            "runs": status.runs(snapshot, self._supervisor.sinks, self._supervisor.lag),
+            "runs": status.runs(snapshot, self._supervisor),
             "gpus": gpus,
             "host": host,
         }
@@ -153,7 +153,7 @@ class Control:
     def _reply_history(self, request: dict[str, Any]) -> dict[str, Any]:
         snapshot = self._ingest.snapshot
         after = request.get("after")
-        row, points = history.history(
+        row, points, spans = history.history(
             self._reader,
             self.run_names(),
             run=request.get("run"),
@@ -162,6 +162,9 @@ class Control:
             after=None if after is None else int(after),
             until=snapshot.last_row,
         )
+        if row >= snapshot.last_row:
+            # Of these runs all that there was has left the journal already, or nothing was asked.
+            spans = {**{one: (many, many) for one, many in snapshot.totals.items()}, **spans}
         clients = status.by_run(snapshot)
         runs = [
             {
@@ -177,6 +180,11 @@ class Control:
             "more": row < snapshot.last_row,
             "run": request.get("run"),
             "points": points,
+            "spans": [
+                (snapshot.runs[one].spec.name, one, *span)
+                for one, span in spans.items()
+                if one in snapshot.runs
+            ],
             "runs": runs,
         }
 

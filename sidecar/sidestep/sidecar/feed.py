@@ -1,7 +1,8 @@
 """Publishes numbers as they are journalled, for `tail`: one thread, nothing when nobody listens.
 
 It reads the journal like everybody else. A subscriber that does not read loses messages and delays
-nobody; when this thread itself falls behind it skips to what is new.
+nobody; when this thread itself falls behind it skips to what is new. Either way a subscriber can
+tell how many records it missed: each message says how many its run had, up to and with it.
 """
 
 from __future__ import annotations
@@ -87,7 +88,10 @@ class Feed(threading.Thread):
                     done = self._publish(socket, reader, done)
                     if time.monotonic() >= next_status:
                         next_status = time.monotonic() + _STATUS_S
-                        message = {"status": self._status()}
+                        message = {
+                            "status": self._status(),
+                            "totals": self._totals(reader, done),
+                        }
                         socket.send_multipart([STATUS_TOPIC, _pack(message)])
                     self._stopping.wait(_INTERVAL_S)
                 else:
@@ -112,18 +116,30 @@ class Feed(threading.Thread):
         names = self._run_names()
         for row in reader.rows(done):
             done = row.id
-            run = names.get(reader.run_of_client(row.client_id), "")
+            run_id = reader.run_of_client(row.client_id)
+            run = names.get(run_id, "")
             topic = run.encode() + b"\0"
             if not any(topic.startswith(wanted) for wanted in self._topics):
                 continue
             message = {
                 "run": run,
                 "row": row.id,
+                "run_id": run_id,
+                "records": row.records,
+                "total": row.total,
                 "daemon_id": self._daemon_id,
                 "scalars": [list(block) for block in scalar_rows(reader, row)],
             }
             socket.send_multipart([topic, _pack(message)])
         return done
+
+    def _totals(self, reader: JournalReader, done: int) -> list[tuple[int, str, int]]:
+        """Run by run, its id, its name, and its records in what was published or skipped so far."""
+        return [
+            (run_id, name, reader.total(run_id, done))
+            for run_id, name in self._run_names().items()
+            if any((name.encode() + b"\0").startswith(wanted) for wanted in self._topics)
+        ]
 
 
 def scalar_rows(reader: JournalReader, row: Row) -> list[tuple[list[str], list[int], Any, Any]]:

@@ -25,7 +25,7 @@ def history(
     points: int,
     after: int | None,
     until: int,
-) -> tuple[int, list[dict[str, Any]]]:
+) -> tuple[int, list[dict[str, Any]], dict[int, tuple[int, int]]]:
     """Points in the journal up to row `until`, oldest first.
 
     Args:
@@ -39,21 +39,25 @@ def history(
 
     Returns:
         The row up to which they go, and the points. With `after`, that row may come before
-        `until`, when there are very many: the next question goes on from there.
+        `until`, when there are very many: the next question goes on from there. Then, by the ids
+        of the runs that were looked at, how many records each had before, and up to the last row.
     """
     matches = _matcher(globs)
     limit = None if after is not None else points
     if limit == 0:
-        return until, []
+        return until, [], {}
+    spans: dict[int, tuple[int, int]] = {}
     found_points = 0
     kept: dict[tuple[str, str], deque[Point]] = defaultdict(lambda: deque(maxlen=limit))
     for row in rows_iterator(reader, after or 0, until):
         if limit is None and found_points >= _MAX_POINTS:
             until = row.id - 1
             break
-        name = names.get(reader.run_of_client(row.client_id), "")
+        run_id = reader.run_of_client(row.client_id)
+        name = names.get(run_id, "")
         if run is not None and name != run:
             continue
+        spans[run_id] = spans.get(run_id, (row.total - row.records, 0))[0], row.total
         for tags, steps, times, values in scalar_rows(reader, row):
             for column, tag in enumerate(tags):
                 if not matches(tag):
@@ -65,10 +69,11 @@ def history(
                         (row.id, name, tag, steps[i], times[i], values[i][column])
                     )
     found = sorted((p for points_ in kept.values() for p in points_), key=lambda p: (p[0], p[4]))
-    return until, [
+    shown = [
         {"run": name, "tag": tag, "step": step, "wall_time": wall_time, "value": value}
         for _, name, tag, step, wall_time, value in found
     ]
+    return until, shown, spans
 
 
 def _matcher(globs: Sequence[str]) -> Callable[[str], bool]:

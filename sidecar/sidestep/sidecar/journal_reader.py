@@ -5,11 +5,14 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import msgpack
 
 from sidestep.proto import RunSpec
+
+_NO_ROW: Final = (1 << 63) - 1
+"""After every row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +98,33 @@ class JournalReader:
         ).fetchone()
         return int(found[0]) if found else 0
 
-    def total(self, run_id: int) -> int:
-        """How many records a run has had."""
+    def beginning(self, run_id: int) -> tuple[int, int]:
+        """The row before a run's oldest row, and how many records of the run came before that.
+
+        Records that are counted there and that a sink has not written are gone.
+        """
         found = self._connection.execute(
-            "SELECT total FROM batches WHERE run_id = ? ORDER BY id DESC LIMIT 1", (run_id,)
+            "SELECT id - 1, total - records FROM batches WHERE run_id = ? ORDER BY id LIMIT 1",
+            (run_id,),
+        ).fetchone()
+        return (int(found[0]), int(found[1])) if found else (0, 0)
+
+    def sizes(self, run_id: int, after: int, until: int, limit: int) -> list[tuple[int, int]]:
+        """The next `limit` rows of a run after row `after`, up to `until`: id, and bytes of data.
+
+        SQLite knows a row's length without reading its data.
+        """
+        return self._connection.execute(
+            "SELECT id, length(data) FROM batches WHERE run_id = ? AND id > ? AND id <= ? "
+            "ORDER BY id LIMIT ?",
+            (run_id, after, until, limit),
+        ).fetchall()
+
+    def total(self, run_id: int, until: int = _NO_ROW) -> int:
+        """How many records a run has had, up to row `until`; 0 when none of its rows is left."""
+        found = self._connection.execute(
+            "SELECT total FROM batches WHERE run_id = ? AND id <= ? ORDER BY id DESC LIMIT 1",
+            (run_id, until),
         ).fetchone()
         return int(found[0]) if found else 0
 

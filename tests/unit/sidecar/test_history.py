@@ -42,7 +42,7 @@ def reader(tmp_path: Path) -> Iterator[JournalReader]:
 
 def _ask(reader: JournalReader, **question: object) -> tuple[int, list[tuple[object, ...]]]:
     asked = {"run": None, "globs": [], "points": 0, "after": None, "until": 20, **question}
-    row, found = history(reader, {1: "a", 2: "b"}, **asked)  # type: ignore[arg-type]
+    row, found, _ = history(reader, {1: "a", 2: "b"}, **asked)  # type: ignore[arg-type]
     return row, [(p["run"], p["tag"], p["step"], p["value"]) for p in found]
 
 
@@ -70,6 +70,17 @@ def test_everything_after_a_row(reader: JournalReader) -> None:
     assert row == 20
     assert {step for _, _, step, _ in found} == {45, 46, 47, 48, 49}
     assert _ask(reader, after=20) == (20, [])
+
+
+def test_it_says_between_which_records_of_each_run_it_lies(reader: JournalReader) -> None:
+    names = {1: "a", 2: "b"}
+    asked = {"globs": ["val/*"], "points": 0, "until": 20}
+    *_, spans = history(reader, names, run=None, after=15, **asked)  # type: ignore[arg-type]
+    assert spans == {1: (40, 50), 2: (35, 50)}
+    *_, spans = history(reader, names, run="b", after=19, **asked)  # type: ignore[arg-type]
+    assert spans == {2: (45, 50)}
+    *_, spans = history(reader, names, run="b", after=20, **asked)  # type: ignore[arg-type]
+    assert spans == {}
 
 
 def test_a_long_answer_is_cut_and_can_be_continued(

@@ -9,6 +9,8 @@ show nothing twice, rows of the journal are counted:
   which holds all that was published to nobody in the meantime. Messages that come while the answer
   is under way are held, and those that it covers are dropped.
 - Another daemon id, or silence, means that the proof is void: the same again.
+- Who reads too slowly misses messages. They are not asked for again, since that would cost the
+  daemon more than they did before; how many records they held is counted (`missed`).
 
 Events go in (`on_…`), blocks of points come out, and `request` says what to ask the daemon.
 """
@@ -20,6 +22,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Final
+
+from .missed import Missed
 
 _MAX_HELD = 1000
 """Feed messages held while history is under way. History covers the oldest of them first."""
@@ -109,6 +113,12 @@ class Follower:
         self._asked_heard: int | None = None
         self._held: deque[Mapping[str, Any]] = deque(maxlen=_MAX_HELD)
         self._last_active: str | None = None
+        self._missed = Missed()
+
+    @property
+    def missed(self) -> int:
+        """Records of the followed run, and of those before it, that were not shown."""
+        return self._missed.records
 
     @property
     def topics(self) -> tuple[bytes, ...]:
@@ -136,12 +146,15 @@ class Follower:
         if after is not None and row < after and daemon_id != self._row_daemon:
             # A daemon with another journal, which counts from the start.
             self._row, self._first_row, self._row_daemon = 0, 0, daemon_id
+            self._missed.forget()
             return []
         if self._row is None:
             self._first_row = after if after is not None else row
         self._row, self._row_daemon = max(row, self._row or 0), daemon_id
         if self.run is None:
             self.run = _most_recent(reply)
+        spans = (rest for run, *rest in reply.get("spans") or () if run == self.run)
+        self._missed.on_history(spans, complete=not reply.get("more"))
         points = (point for point in reply["points"] if point["run"] == self.run)
         blocks = self._filtered(map(_block_of_point, points))
         same = self._asked_heard == self._heard == daemon_id
@@ -161,10 +174,17 @@ class Follower:
             return []
         return self._take(message)
 
-    def on_status(self, status: Mapping[str, Any]) -> None:
-        """The daemon's status, once a second."""
+    def on_status(self, status: Mapping[str, Any], totals: Iterable[Sequence[Any]] = ()) -> None:
+        """The daemon's status, once a second.
+
+        Args:
+            status: as `sidestep status --json` prints it.
+            totals: (run id, run, records) of all that the feed has published or skipped.
+        """
         daemon: Mapping[str, Any] = status.get("daemon") or {}
         self._hear(daemon.get("daemon_id"))
+        if self._caught_up:
+            self._missed.on_totals((one, many) for one, run, many in totals if run == self.run)
         if self._named or self.run is None or self._last_active in (None, self.run):
             return
         states = {run.get("run"): run.get("state") for run in status.get("runs") or ()}
@@ -172,6 +192,7 @@ class Follower:
             self.run = self._last_active
             self._row = self._first_row
             self._caught_up = False
+            self._missed.forget()
 
     def on_silence(self) -> None:
         """The feed says nothing any more: whatever it says next may come after a hole."""
@@ -199,6 +220,8 @@ class Follower:
             self.run = run
         if run != self.run:
             return []
+        if (run_id := message.get("run_id")) is not None:
+            self._missed.on_rows(int(run_id), int(message["records"]), int(message["total"]))
         return self._filtered(Block(run, *table) for table in message["scalars"])
 
     def _filtered(self, blocks: Iterable[Block]) -> list[Block]:

@@ -86,6 +86,7 @@ class Tail:
                         self._read_feed(feed)
                     if self._request is not None and self._request.socket in ready:
                         self._read_history(self._request)
+                    self._output.missed(self._follower.missed)
                     self._look_for_daemon()
             finally:
                 self._drop_request()
@@ -117,7 +118,7 @@ class Tail:
             try:
                 message: dict[str, Any] = msgpack.unpackb(payload, unicode_errors="replace")
                 if topic == STATUS_TOPIC:
-                    self._follower.on_status(message["status"])
+                    self._follower.on_status(message["status"], message.get("totals") or ())
                     self._output.status(message["status"])
                 else:
                     self._show(self._follower.on_feed(message))
@@ -136,7 +137,10 @@ class Tail:
 
     def _show(self, blocks: list[Block]) -> None:
         self._output.run(self._follower.run)
+        began = self._clock()
         self._output.add(blocks)
+        # Whoever reads us may have made us wait: that was not the daemon's silence.
+        self._heard_at += self._clock() - began
 
     # --- what is asked -----------------------------------------------------------------------
 
@@ -229,7 +233,8 @@ def tail(
     In a pipe: lines of step, tag and value. With --json each line is an object with the keys run,
     tag, step, wall_time (seconds) and value (the exact float64; NaN, Infinity and -Infinity as
     Python's json writes and reads them). Every point comes once, across a restart of the daemon,
-    too; a reader that is too slow misses points, and delays nobody.
+    too; a reader that is too slow misses points, and delays nobody: stderr says how many records,
+    and `sidestep export` has them.
 
     Waits for a daemon or a run that is not there yet. Exit code 0 when you leave.
     """
@@ -246,8 +251,9 @@ def tail(
             with closing(TableOutput()) as output:
                 Tail(control, follower, output).loop(sys.stdout.fileno())
         else:
-            lines = LineOutput(sys.stdout.buffer, json_lines if json else plain_lines, note, run)
-            Tail(control, follower, lines).loop(sys.stdout.fileno())
+            line = json_lines if json else plain_lines
+            with closing(LineOutput(sys.stdout.buffer, line, note, run)) as output:
+                Tail(control, follower, output).loop(sys.stdout.fileno())
     except KeyboardInterrupt:
         pass  # the ordinary end of watching
     except OSError as error:

@@ -121,6 +121,7 @@ class TailModel:
         self.presence: Presence = "there"
         self.status: Mapping[str, Any] = {}
         self.last_step: int | None = None
+        self.missed = 0  # records that the feed skipped, since this terminal was too slow
         self._series: dict[str, _Series] = {}
         self._order: list[tuple[_SortKey, str]] = []
         self._left_out: set[str] = set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import signal
 import sys
 import time
@@ -20,6 +21,7 @@ from .tail_model import Presence, TailModel
 _NON_FINITE: Final = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 """Python's words for them, and those that Python's `json` writes and reads."""
 
+_MISSED_EVERY_S: Final = 10.0
 _REDRAW_S: Final = 0.125
 _IDLE_REDRAW_S: Final = 1.0
 _LISTEN_S: Final = 0.25
@@ -43,6 +45,9 @@ class Output(Protocol):
     def presence(self, presence: Presence) -> None:
         """Whether there is a daemon."""
 
+    def missed(self, records: int) -> None:
+        """How many records were skipped so far, because this output takes too long."""
+
     def tick(self) -> float:
         """Do what is due; the seconds after which it wants to be called again."""
         ...
@@ -59,6 +64,7 @@ class LineOutput:
         line: makes the lines of a block.
         note: says something to the user, beside the lines.
         run: the run that the user named.
+        clock: monotonic, in seconds.
     """
 
     def __init__(
@@ -67,12 +73,16 @@ class LineOutput:
         line: Callable[[Block], str],
         note: Callable[[str], None],
         run: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stdout = stdout
         self._line = line
         self._note = note
         self._run = run
+        self._clock = clock
         self._presence: Presence = "there"
+        self._missed = self._missed_said = 0
+        self._missed_next = -math.inf
 
     def run(self, name: str | None) -> None:
         """Say which run it is when nobody named it."""
@@ -95,12 +105,29 @@ class LineOutput:
             self._presence = presence
             self._note(_PRESENCE_NOTES[presence])
 
+    def missed(self, records: int) -> None:
+        """Say how many were skipped, and then no more than every few seconds."""
+        self._missed = records
+        if records > self._missed_said and self._clock() >= self._missed_next:
+            self._say_missed()
+
+    def _say_missed(self) -> None:
+        new, self._missed_said = self._missed - self._missed_said, self._missed
+        self._missed_next = self._clock() + _MISSED_EVERY_S
+        run = wording.printable(self._run or "")
+        self._note(
+            f"{wording.counted(new, 'record')} of {run!r} skipped, since this output is read too "
+            f"slowly. `sidestep export {shlex.quote(run)} -f jsonl` has them all"
+        )
+
     def tick(self) -> float:
         """Nothing is due, ever."""
         return 1.0
 
     def close(self) -> None:
-        """Nothing to undo."""
+        """Say what has not been said yet."""
+        if self._missed > self._missed_said:
+            self._say_missed()
 
 
 _PRESENCE_NOTES: Final = {
@@ -175,6 +202,11 @@ class TableOutput:
         """Show what the daemon says of the run and the machine."""
         self._model.status = status
         self._dirty = True
+
+    def missed(self, records: int) -> None:
+        """Show how many points' records were skipped."""
+        self._dirty = self._dirty or records != self._model.missed
+        self._model.missed = records
 
     def presence(self, presence: Presence) -> None:
         """Show whether there is a daemon."""

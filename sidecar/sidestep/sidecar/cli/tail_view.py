@@ -113,6 +113,8 @@ def _header(model: TailModel, width: int, glyphs: Glyphs) -> list[Text]:
         title.append(f"  step {wording.count(max(steps))}")
     if model.tags:
         title.append(f"  {model.tags:,} tags", "dim")
+    if model.missed:
+        title.append(f"  {wording.counted(model.missed, 'record')} not shown here", "yellow")
     lines = [title]
     if model.presence != "there":
         lines.append(Text(_ABSENCE[model.presence], style="bold yellow"))
