@@ -72,16 +72,18 @@ def decode(frame: bytes | memoryview) -> m.Message:
     """The message that `frame` says.
 
     Raises:
-        RemoteProtocolError: with code ``too_large``, ``version``, ``unknown_kind`` or
-            ``malformed``.
+        RemoteProtocolError: with code ``too_large``, ``no_protocol``, ``version``,
+            ``unknown_kind`` or ``malformed``.
     """
     if len(frame) > MAX_FRAME_BYTES:
         raise RemoteProtocolError(
             "too_large", f"frame of {len(frame)} bytes, at most {MAX_FRAME_BYTES}"
         )
     view = memoryview(frame)
-    if bytes(view[:3]) != MAGIC or len(view) < len(_PREFIX):
-        raise RemoteProtocolError("malformed", "the frame does not begin as sidestep's do")
+    if not MAGIC.startswith(bytes(view[: len(MAGIC)])):
+        raise RemoteProtocolError("no_protocol", "the frame does not begin as sidestep's do")
+    if len(view) < len(_PREFIX):
+        raise RemoteProtocolError("malformed", "a frame that ends in its beginning")
     if view[3] != PROTOCOL_VERSION:
         raise RemoteProtocolError(
             "version", f"wire version {view[3]}, this side speaks {PROTOCOL_VERSION}"

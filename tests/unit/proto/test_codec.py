@@ -411,7 +411,7 @@ def test_any_bytes_yield_a_message_or_a_remote_protocol_error() -> None:
     errors = [error for error in found if isinstance(error, RemoteProtocolError)]
     assert 500 < len(errors) < 19_500  # else the mutants are too tame, or too wild, to say much
     codes = {error.code for error in errors}
-    assert codes == {"malformed", "unknown_kind", "version"}
+    assert codes == {"malformed", "unknown_kind", "no_protocol", "version"}
     assert max(len(str(error)) for error in errors) < 300
 
 

@@ -1,0 +1,32 @@
+"""How many connections this process has descriptors for, so that none is ever missing elsewhere."""
+
+from __future__ import annotations
+
+import resource
+from typing import Final
+
+_MOST: Final = 65536
+_OWN: Final = 128
+"""For everything that is no connection: journal, workers, samplers, `tail` and `status`."""
+
+_STRANGERS: Final = 256
+"""Connections of peers that are no clients: they have not said who they are, or were rejected."""
+
+
+def raise_limit() -> int:
+    """Have as many descriptors as the system allows; how many that is."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(_MOST, hard) if hard != resource.RLIM_INFINITY else _MOST
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
+
+
+def share(files: int, max_clients: int) -> tuple[int, int]:
+    """How many clients and how many connections there may be with `files` descriptors.
+
+    Both are at least one; where descriptors are scarce, half of them are for connections.
+    """
+    connections = max(2, files - max(_OWN, files // 2 if files < 4 * _OWN else 0))
+    strangers = max(1, min(_STRANGERS, connections // 4))
+    clients = max(1, min(max_clients, connections - strangers))
+    return clients, clients + strangers
