@@ -51,6 +51,14 @@ class SidecarSettings(BaseSettings):
         default_factory=Rules,
         description="Thresholds of the collapse alarms; `enabled: false` for none.",
     )
+    wandb_backlog_mb: int = Field(
+        1024,
+        ge=1,
+        description="MiB of the journal that may wait for W&B alone; the oldest are dropped then.",
+    )
+    worker_deadline_s: float = Field(
+        120.0, gt=0, description="Seconds after which a sink's worker is killed that says nothing."
+    )
     sample_interval_s: float = Field(
         10.0, gt=0, description="Seconds between two system/* values of a run."
     )

@@ -25,12 +25,15 @@ class Cursor:
         total: how many records the run had with that row.
         state: what the sink needs to go on from there.
         journal: the journal's identity.
+        dropped: records that had left the journal when the sink came for them; those are never
+            written, and `total` counts them too.
     """
 
     row: int = 0
     total: int = 0
     state: Mapping[str, object] | None = field(default=None)
     journal: int = 0
+    dropped: int = 0
 
 
 def file_name(run: str, log_dir: str, sink: str) -> str:
@@ -45,17 +48,23 @@ def load(path: str, journal: int) -> Cursor:
     The beginning when there is none, or none that is whole; the beginning with the sink's state
     when it is a place in another journal.
     """
+    return find(path, journal) or Cursor(journal=journal)
+
+
+def find(path: str, journal: int) -> Cursor | None:
+    """As `load`, but None when there is no cursor, or none that is whole."""
     try:
         with open(path, "rb") as file:
             data = file.read()
     except FileNotFoundError:
-        return Cursor(journal=journal)
+        return None
     if len(data) < 4 or zlib.crc32(data[4:]) != int.from_bytes(data[:4], "little"):
-        return Cursor(journal=journal)
+        return None
     fields = cast("dict[str, Any]", msgpack.unpackb(data[4:]))
+    dropped = int(fields.get("dropped", 0))
     if fields["journal"] != journal:
-        return Cursor(state=fields["state"], journal=journal)
-    return Cursor(int(fields["row"]), int(fields["total"]), fields["state"], journal)
+        return Cursor(state=fields["state"], journal=journal, dropped=dropped)
+    return Cursor(int(fields["row"]), int(fields["total"]), fields["state"], journal, dropped)
 
 
 def store(path: str, cursor: Cursor) -> None:
@@ -69,6 +78,7 @@ def store(path: str, cursor: Cursor) -> None:
         "total": cursor.total,
         "state": cursor.state,
         "journal": cursor.journal,
+        "dropped": cursor.dropped,
     }
     data = cast("bytes", msgpack.packb(fields))
     draft = path + ".new"

@@ -16,6 +16,7 @@ import zmq
 
 from sidestep.proto.paths import RuntimePaths, outbox_dirs
 
+from .backlog_cap import BacklogCap
 from .config import SidecarSettings
 from .control import Control
 from .deriving import Deriving, underived
@@ -28,6 +29,7 @@ from .lock import DaemonLock, held, lock_places
 from .roster import Limits
 from .sampling import Sampling
 from .supervisor import SinkHandle, Supervisor
+from .trimming import Trimming
 
 _TICK_MS: Final = 100
 _READY_S: Final = 30.0
@@ -74,7 +76,6 @@ class Daemon:
         self._stop_by: float | None = None
         self._stop_drain: Drain | None = None
         self._had_client = False
-        self._trimmed: dict[int, int] = {}
         self._signals: deque[int] = deque()
 
     # --- beginning -------------------------------------------------------------------------------
@@ -112,8 +113,12 @@ class Daemon:
             cursors,
             umask,
             self._log,
+            self._reader.beginning,
             archive=self._settings.archive,
+            deadline_s=self._settings.worker_deadline_s,
         )
+        cap = BacklogCap(self._reader, self._settings.wandb_backlog_mb << 20, self._log)
+        self._trimming = Trimming(self._supervisor, cap, self._ingest.trim)
         self._deriving = Deriving(
             self._journal_path, self._settings.alarms, self._ingest.submit, self._log
         )
@@ -208,23 +213,11 @@ class Daemon:
         self._supervisor.tick(snapshot, {run.id for run, _ in live})
         self._deriving.tick(snapshot)
         self._sampling.tick(live)
-        passed = {run_id: self._passed(run_id) for run_id in snapshot.runs}
-        if passed != self._trimmed:
-            self._trimmed = passed
-            self._ingest.trim(passed)
+        self._trimming.tick(snapshot)
         self._control.advance()
         if not self._ingest.is_alive() and self._stop_by is None:
             self._log("ingest has ended unexpectedly; the daemon leaves")
             self._stop_by = 0.0
-
-    def _passed(self, run_id: int) -> int:
-        """The row up to which everybody who reads a run has come."""
-        snapshot = self._ingest.snapshot
-        run = snapshot.runs[run_id]
-        row = self._supervisor.passed(run_id, snapshot)
-        if run.derived_row is not None and underived(run):
-            row = min(row, run.derived_row)
-        return row
 
     def about(self) -> dict[str, Any]:
         """Who this daemon is."""
@@ -279,10 +272,7 @@ class Daemon:
         now = time.monotonic()
         snapshot = self._ingest.snapshot
         patience = self._settings.idle_s if self._had_client else _FIRST_CLIENT_S
-        behind = any(
-            sink.child.running or (self._supervisor.lag(sink, snapshot) and sink.state != "failed")
-            for sink in self._supervisor.sinks()
-        )
+        behind = any(self._supervisor.is_busy(sink, snapshot) for sink in self._supervisor.sinks())
         deriving = any(underived(run) for run in snapshot.runs.values())
         busy = snapshot.live_runs() or behind or deriving or snapshot.adopting
         wanted = busy or held(self._paths.holders)

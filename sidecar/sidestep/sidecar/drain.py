@@ -56,10 +56,14 @@ class Drain:
             if (self.wanted is None or self.wanted(sink))
             and (
                 self._totals.get(sink.run_id, 0) > sink.cursor.total
-                or (self.wanted is None and sink.run_id not in live_runs and sink.child.running)
+                or (
+                    self.wanted is None
+                    and sink.run_id not in live_runs
+                    and (sink.child.running or sink.unclosed)
+                )
             )
         ]
-        broken = next((sink for sink, lag in self.pending if lag and sink.state == "failed"), None)
+        broken = next((sink for sink, _ in self.pending if sink.state == "failed"), None)
         if broken is not None:
             self.failed = f"{broken.name} of run {broken.spec.name!r} cannot work: {broken.error}"
         self.done = not self.pending

@@ -335,4 +335,5 @@ class Ingest(threading.Thread):
             self._scanned,
             self._refused + self._clients.refused,
             self._lost_rounds,
+            self._journal.old_row,
         )

@@ -215,6 +215,7 @@ class Journal:
             self._marks.append((self.last_row, self._mark_bytes))
             self._marked_bytes += self._mark_bytes
             self._mark_bytes = 0
+            self._age()
         return self.last_row
 
     def put_cursor(self, name: str, run_id: int, row: int) -> None:
@@ -241,10 +242,7 @@ class Journal:
         """
         if self._floor is None:
             self._floor = self._first_floor()
-        while self._marks and self._marked_bytes - self._marks[0][1] >= self._history_bytes:
-            row, nbytes = self._marks.popleft()
-            self._marked_bytes -= nbytes
-            self._floor = row
+        self._age()
         more = False
         for run_id, row in passed.items():
             cursor = self._connection.execute(
@@ -258,6 +256,18 @@ class Journal:
         if not more:
             self._connection.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
         return more
+
+    @property
+    def old_row(self) -> int:
+        """Rows up to here are no recent history any more."""
+        return self._floor or 0
+
+    def _age(self) -> None:
+        while self._marks and self._marked_bytes - self._marks[0][1] >= self._history_bytes:
+            row, nbytes = self._marks.popleft()
+            self._marked_bytes -= nbytes
+            if self._floor is not None:
+                self._floor = row
 
     def _first_floor(self) -> int:
         """The newest row that is not recent history, of what an earlier daemon left."""

@@ -41,6 +41,7 @@ class Child:
         self._started = 0.0
         self._failures = 0
         self._not_before = 0.0
+        self._blamed = False
         self.last_exit: int | None = None
 
     @property
@@ -57,6 +58,15 @@ class Child:
         """The channel's descriptor, while `running`."""
         assert self._channel is not None
         return self._channel.fileno()
+
+    @property
+    def pause_s(self) -> float:
+        """Seconds until it may be started again."""
+        return max(0.0, self._not_before - self._clock())
+
+    def blame(self) -> None:
+        """It could not do its work: however long it has lived, the next pause is longer."""
+        self._blamed = True
 
     def ensure(self) -> bool:
         """Start the process if it is not there and its pause is over; whether it was started."""
@@ -121,7 +131,8 @@ class Child:
         except subprocess.TimeoutExpired:
             self._process.kill()  # it closed its channel and goes on: no use to anybody
             self.last_exit = self._process.wait()
-        self._failures = 1 if now - self._started > _HEALTHY_S else self._failures + 1
+        was_healthy = now - self._started > _HEALTHY_S and not self._blamed
+        self._failures, self._blamed = 1 if was_healthy else self._failures + 1, False
         if self.last_exit == 0:
             self._failures = 0
         pause = min(_BACKOFF_LAST_S, _BACKOFF_FIRST_S * 2 ** min(self._failures, 16))

@@ -96,6 +96,7 @@ class Snapshot:
     scanned: int = 0
     refused_frames: int = 0
     lost_rounds: int = 0
+    old_row: int = 0  # rows up to here are no recent history
 
     def live_runs(self) -> list[tuple[RunEntry, ClientEntry]]:
         """Runs with a live client, each with that of the lowest rank."""

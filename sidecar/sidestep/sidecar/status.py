@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import alarms
 from .roster import ClientEntry, RunEntry, Snapshot
-from .supervisor import SinkHandle
+from .supervisor import SinkHandle, Supervisor
 
 
 def run_state(clients: Sequence[ClientEntry]) -> str:
@@ -29,27 +29,29 @@ def by_run(snapshot: Snapshot) -> Mapping[int, list[ClientEntry]]:
 
 def runs(
     snapshot: Snapshot,
-    sinks_of: Callable[[int], Sequence[SinkHandle]],
-    lag_of: Callable[[SinkHandle, Snapshot], int],
+    supervisor: Supervisor,
 ) -> list[dict[str, Any]]:
     """One object for each run, the most recently used last."""
     clients = by_run(snapshot)
     return [
         {
             **_run(run, clients.get(run_id, [])),
-            "sinks": [
-                {
-                    "name": sink.name,
-                    "state": sink.state,
-                    "lag_records": lag_of(sink, snapshot),
-                    "error": sink.error,
-                    "skipped": sink.skipped,
-                }
-                for sink in sinks_of(run_id)
-            ],
+            "sinks": [_sink(sink, snapshot, supervisor) for sink in supervisor.sinks(run_id)],
         }
         for run_id, run in sorted(snapshot.runs.items())
     ]
+
+
+def _sink(sink: SinkHandle, snapshot: Snapshot, supervisor: Supervisor) -> dict[str, Any]:
+    return {
+        "name": sink.name,
+        "state": sink.state if sink.trouble is None else "degraded",
+        "lag_records": supervisor.lag(sink, snapshot),
+        "error": sink.error or sink.trouble,
+        "retry_in_s": supervisor.retry_in_s(sink),
+        "skipped": sink.skipped,
+        "dropped": sink.dropped,
+    }
 
 
 def _run(run: RunEntry, clients: Sequence[ClientEntry]) -> dict[str, Any]:

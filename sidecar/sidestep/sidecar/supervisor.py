@@ -23,8 +23,8 @@ from .roster import Snapshot
 _LINGER_S: Final = 1.0
 """A run whose last client has gone is closed after this, in case another joins at once."""
 
-_DEADLINE_S: Final = 120.0
-"""A worker that is behind and says nothing for so long is killed: its library hangs."""
+_FAILED_RETRY_S: Final = 30.0
+"""A sink that needs a person is tried again after this: perhaps there was one."""
 
 _WORKER: Final = "sidestep.sidecar.worker"
 
@@ -36,21 +36,46 @@ class SinkHandle:
     Attributes:
         state: ``idle`` (nothing to do), ``starting``, ``ok``, ``degraded`` (retrying),
             ``failed`` (will not work without a person), ``closed`` (the run has ended and
-            everything is written).
+            everything is written). The last two but one stay until a try has worked.
+        error: what is wrong, in words.
+        trouble: what is wrong behind it while it works on: nobody there takes what it keeps.
+        begun: there is a cursor on the disk. Before, nobody could say what was dropped later.
+        unclosed: what was written is complete only when the sink was opened and closed once more.
+        gone: records of the run that have left the journal.
+        opening: its process has not said yet whether it could open the sink.
+        retry_at: when it is tried again, in monotonic seconds.
     """
 
     run_id: int
     name: str
     child: Child
+    cursor_path: str
     cursor: Cursor
     state: str = "idle"
     error: str | None = None
+    trouble: str | None = None
     skipped: int = 0
     heard: float = 0.0
     told: bool = False
     closing: bool = False
+    begun: bool = False
+    unclosed: bool = False
+    gone: int = 0
+    opening: bool = False
+    complained: bool = False
+    retry_at: float = 0.0
     idle_since: float | None = None
     spec: RunSpec = field(default_factory=lambda: RunSpec("", ""))
+
+    @property
+    def total(self) -> int:
+        """Records of the run that it has written, and those that it cannot write any more."""
+        return max(self.cursor.total, self.gone)
+
+    @property
+    def dropped(self) -> int:
+        """Records that left the journal before it came for them."""
+        return self.cursor.dropped + self.total - self.cursor.total
 
 
 class Supervisor:
@@ -62,7 +87,10 @@ class Supervisor:
         cursor_dir: where their cursors are; must exist.
         umask: for what the sinks write: the user's own, not the daemon's private one.
         log: says something to the daemon's log.
+        beginning: where a run's rows begin: `JournalReader.beginning`.
         archive: whether runs are to have an archive.
+        deadline_s: a worker that has something to do and says nothing for so long is killed: its
+            library hangs.
         clock: monotonic seconds.
     """
 
@@ -73,8 +101,10 @@ class Supervisor:
         cursor_dir: str,
         umask: int,
         log: Callable[[str], None],
+        beginning: Callable[[int], tuple[int, int]],
         *,
         archive: bool = True,
+        deadline_s: float = 120.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._umask = umask
@@ -83,6 +113,8 @@ class Supervisor:
         self._journal = journal
         self._cursor_dir = cursor_dir
         self._log = log
+        self._beginning = beginning
+        self._deadline_s = deadline_s
         self._clock = clock
         self._sinks: dict[tuple[int, str], SinkHandle] = {}
         self._stopping = False
@@ -97,11 +129,17 @@ class Supervisor:
 
     def lag(self, sink: SinkHandle, snapshot: Snapshot) -> int:
         """Records that the sink has not written."""
-        return max(0, snapshot.totals.get(sink.run_id, 0) - sink.cursor.total)
+        return max(0, snapshot.totals.get(sink.run_id, 0) - sink.total)
 
-    def passed(self, run_id: int, snapshot: Snapshot) -> int:
-        """The row up to which every sink of a run has come."""
-        return min((s.cursor.row for s in self.sinks(run_id)), default=snapshot.last_row)
+    def is_busy(self, sink: SinkHandle, snapshot: Snapshot) -> bool:
+        """Whether it has something to do, and there is hope that it will."""
+        behind = sink.child.running or sink.unclosed or self.lag(sink, snapshot) > 0
+        return behind and sink.state != "failed"
+
+    def retry_in_s(self, sink: SinkHandle) -> float | None:
+        """Seconds until a sink that does not work is tried again; None while it is being tried."""
+        left = sink.retry_at - self._clock()
+        return round(left, 1) if left > 0 and sink.error is not None else None
 
     def tick(self, snapshot: Snapshot, live_runs: set[int]) -> None:
         """Start, tell, close: whatever each sink needs now."""
@@ -159,27 +197,47 @@ class Supervisor:
                 "umask": self._umask,
             }
 
-        return SinkHandle(
-            # Its name is for those who look at the list of processes.
+        sink = SinkHandle(
             run_id,
             name,
+            # Its name is for those who look at the list of processes.
             Child([_WORKER, name], greet),
+            path,
             cursor_file.load(path, self._journal),
+            spec=spec,
         )
+        self._begin(sink)
+        return sink
+
+    def _begin(self, sink: SinkHandle) -> None:
+        """Find its cursor, or put one where the run's rows begin now."""
+        found = cursor_file.find(sink.cursor_path, self._journal)
+        row, sink.gone = self._beginning(sink.run_id)
+        if found is None:
+            found = Cursor(row, sink.gone, journal=self._journal)
+            try:
+                cursor_file.store(sink.cursor_path, found)
+            except OSError as error:
+                sink.state, sink.error = "degraded", f"its cursor cannot be stored: {error}"
+                return
+        sink.cursor, sink.begun, sink.unclosed = found, True, _is_unclosed(found)
 
     def _tick_sink(self, sink: SinkHandle, lag: int, live: bool, now: float) -> None:
-        if self._stopping or sink.state == "failed":
+        if self._stopping:
             return
+        if not sink.begun:
+            self._begin(sink)
         if not sink.child.running:
-            if lag and sink.child.ensure():
-                sink.state, sink.heard, sink.closing = "starting", now, False
+            self._start(sink, lag, now)
             return
         if lag and not sink.told and not sink.closing and sink.state == "ok":
             self._tell(sink)
-        if (lag or sink.state == "starting") and now - sink.heard > _DEADLINE_S:
+        if (lag or sink.opening or sink.closing) and now - sink.heard > self._deadline_s:
             self._log(f"{sink.name} of run {sink.spec.name!r} hangs: its worker is killed")
+            sink.child.blame()
             sink.child.kill()
-            sink.state, sink.error = "degraded", f"no answer for {_DEADLINE_S:.0f} s"
+            sink.error, sink.complained = f"no answer for {self._deadline_s:g} s", True
+            self._ended(sink)
             return
         if live or lag or sink.state != "ok":
             sink.idle_since = None
@@ -190,6 +248,15 @@ class Supervisor:
             sink.heard = now
             sink.child.tell({"op": "close", "finished": True})
 
+    def _start(self, sink: SinkHandle, lag: int, now: float) -> None:
+        is_wanted = sink.begun and (lag > 0 or sink.unclosed) and now >= sink.retry_at
+        if not is_wanted or not sink.child.ensure():
+            return
+        sink.heard, sink.closing, sink.opening, sink.complained = now, False, True, False
+        sink.told, sink.idle_since = False, None
+        if sink.error is None:
+            sink.state = "starting"
+
     def _tell(self, sink: SinkHandle) -> None:
         sink.told = True
         sink.heard = self._clock()
@@ -197,22 +264,38 @@ class Supervisor:
 
     def _take(self, sink: SinkHandle, message: dict[str, Any]) -> None:
         state, error = str(message["state"]), message["error"]
-        if state == "degraded" and sink.state != "degraded":
-            self._log(f"{sink.name} of run {sink.spec.name!r}: {error}")
-        sink.state, sink.error = state, error
         sink.skipped = int(message["skipped"])
-        sink.cursor = Cursor(int(message["row"]), int(message["total"]))
+        sink.cursor = Cursor(
+            int(message["row"]), int(message["total"]), dropped=int(message["dropped"])
+        )
+        if state == "starting":
+            return  # what was wrong with the last try is wrong until this one has worked
+        if state in ("degraded", "failed"):
+            if state != sink.state:
+                cannot = " cannot work" if state == "failed" else ""
+                self._log(f"{sink.name} of run {sink.spec.name!r}{cannot}: {error}")
+            if sink.opening:
+                sink.child.blame()
+            pause_s = _FAILED_RETRY_S if state == "failed" else float(message["retry_in_s"])
+            sink.retry_at, sink.complained = self._clock() + pause_s, True
+        sink.opening = False
+        sink.state, sink.error, sink.trouble = state, error, message["trouble"]
 
     def _ended(self, sink: SinkHandle) -> None:
-        sink.told = False
-        if sink.closing and sink.state == "closed":
+        sink.told, sink.opening, sink.trouble = False, False, None
+        last = cursor_file.load(sink.cursor_path, self._journal)
+        sink.unclosed = _is_unclosed(last)
+        if (sink.closing and sink.state == "closed") or sink.state == "failed":
             return
-        if sink.state == "failed":
-            self._log(f"{sink.name} of run {sink.spec.name!r} cannot work: {sink.error}")
-            return
-        sink.state = "degraded"
-        sink.error = sink.error or f"its worker ended with code {sink.child.last_exit}"
-        self._log(f"{sink.name} of run {sink.spec.name!r}: {sink.error}")
+        if not sink.complained:
+            sink.error = f"its worker ended with code {sink.child.last_exit}"
+        if sink.state != "degraded":
+            self._log(f"{sink.name} of run {sink.spec.name!r}: {sink.error}")
+        sink.state, sink.retry_at = "degraded", self._clock() + sink.child.pause_s
+
+
+def _is_unclosed(cursor: Cursor) -> bool:
+    return cursor.state is not None and cursor.state.get("closed") is False
 
 
 def _wanted(spec: RunSpec, *, archive: bool) -> list[str]:

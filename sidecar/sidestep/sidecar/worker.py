@@ -96,6 +96,7 @@ class Worker:
         self._cursor = Cursor()
         self._sink: Sink | None = None
         self._skipped = 0
+        self._trouble: str | None = None
 
     def serve(self, inbox: queue.SimpleQueue[dict[str, Any]]) -> bool:
         """Work until the daemon says ``close``; False when only a new process can go on."""
@@ -130,6 +131,7 @@ class Worker:
             started = time.monotonic()
             while self._copy_some():
                 pass
+            self._look_behind()
             if closing is not None:
                 return closing
             # Gather what comes in a short while into one commit.
@@ -172,6 +174,13 @@ class Worker:
         self._say("ok")
         return True
 
+    def _look_behind(self) -> None:
+        """Say it when what is behind the sink begins or ceases to take what the sink keeps."""
+        trouble: str | None = getattr(self._sink, "trouble", None)
+        if trouble != self._trouble:
+            self._trouble = trouble
+            self._say("ok")
+
     def _points(self, row: Row) -> list[Points]:
         """A row's points; one that cannot be read is counted, and delays nobody."""
         for refresh in (False, True):
@@ -212,6 +221,7 @@ class Worker:
                 "error": error,
                 "skipped": self._skipped + _skipped_of(self._cursor),
                 "retry_in_s": pause_s,
+                "trouble": self._trouble,
             }
         )
 

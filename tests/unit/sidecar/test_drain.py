@@ -22,6 +22,7 @@ class _Sink:
     cursor: Cursor = field(default_factory=Cursor)
     state: str = "ok"
     error: str | None = None
+    unclosed: bool = False
     child: _Child = field(default_factory=_Child)
     spec: RunSpec = field(default_factory=lambda: RunSpec("r", "/logs"))
 
@@ -89,7 +90,9 @@ def test_sinks_of_a_run_that_has_ended_are_closed_first() -> None:
     assert not _ask(drain, HERE, sink)
     assert _ask(drain, HERE, sink, live=frozenset({1}))
     other = Drain(1)
-    sink.child.running = False
+    sink.child.running, sink.unclosed = False, True  # its next worker has not started yet
+    assert not _ask(other, HERE, sink)
+    sink.unclosed = False
     assert _ask(other, HERE, sink)
 
 
@@ -99,6 +102,10 @@ def test_a_sink_that_cannot_work_is_said_at_once() -> None:
     assert not _ask(drain, HERE, broken)
     assert "wandb" in drain.reply(1)["failed"]
     assert "pip install it" in drain.reply(1)["failed"]
+    unfinished = _Sink(name="wandb", state="failed", cursor=Cursor(4, 10), unclosed=True)
+    drain = Drain(1)
+    assert not _ask(drain, HERE, unfinished)
+    assert "wandb" in drain.reply(1)["failed"]
 
 
 def test_only_the_sinks_that_were_named_are_waited_for() -> None:

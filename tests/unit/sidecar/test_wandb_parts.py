@@ -14,13 +14,13 @@ from sidestep.proto import Array, Value
 from sidestep.sidecar.sinks.base import SinkUnusableError
 from sidestep.sidecar.sinks.rendering.pixels import pixels_of
 from sidestep.sidecar.sinks.wandb import _files_of
+from sidestep.sidecar.sinks.wandb_errors import without_key
 from sidestep.sidecar.sinks.wandb_file import RecordReader, cut
 from sidestep.sidecar.sinks.wandb_rows import Row, key_of
 from sidestep.sidecar.sinks.wandb_run import (
     SETTINGS,
     _writable_folder,
     checked_settings,
-    without_key,
 )
 from sidestep.sidecar.sinks.wandb_values import object_of
 from sidestep.sidecar.sinks.wandb_values.histograms import _buckets

@@ -168,6 +168,10 @@ def sink(state: Mapping[str, Any]) -> str:
     text = f"{state.get('name', '?')} {state.get('state', '?')}"
     if behind:
         text += f", {count(behind)} behind"
+    if state.get("dropped"):
+        text += f", {count(state['dropped'])} dropped"
+    if state.get("retry_in_s"):
+        text += f", next try in {duration(state['retry_in_s'])}"
     if state.get("error"):
         text += f": {state['error']}"
     return printable(text)

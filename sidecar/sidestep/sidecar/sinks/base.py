@@ -1,5 +1,8 @@
 """What a sink is: somebody who writes a run's points somewhere, and can say where it stood.
 
+A state with ``closed: False`` says that what was written is complete only after the sink was opened
+and closed once more, also when there is nothing more to write (W&B: what was not uploaded).
+
 A sink runs in a worker of its own, one for each (run, sink). The worker reads the journal from
 the sink's cursor, hands the points over, and stores the cursor together with what
 `commit` returned in one atomic write; after a crash the sink is opened with that same state and
@@ -22,7 +25,9 @@ SinkState = Mapping[str, object]
 
 
 class SinkUnusableError(SidestepError):
-    """The sink cannot work until a person has changed something: it is not tried again.
+    """The sink cannot work until a person has changed something: nobody waits for it any more.
+
+    It is tried again every 30 s all the same, in case a person has.
 
     The message says what is wrong and what to do.
     """

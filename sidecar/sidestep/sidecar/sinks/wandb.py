@@ -36,9 +36,10 @@ from ..points import Points, ScalarBlock
 from . import wandb_alerts
 from .base import SinkContext, SinkState
 from .rendering.hparams import hparams_of
+from .wandb_errors import UploadWatch, WandbError, without_key
 from .wandb_file import NO_RECORDS, RecordReader, cut, is_awaited, rows_before
 from .wandb_rows import Row, RowLog, key_of, log_table
-from .wandb_run import FOLDER, WandbError, core_is_alive, keeps_up, start_run, without_key
+from .wandb_run import FOLDER, core_is_alive, keeps_up, start_run
 from .wandb_values import IGNORED, object_of
 
 _BATCH_ROWS: Final = 256
@@ -81,6 +82,12 @@ class WandbSink:
         self._file = ""
         self._skipped = 0
         self._complaints: set[str] = set()
+        self._uploads: UploadWatch | None = None
+
+    @property
+    def trouble(self) -> str | None:
+        """Why W&B does not take what is in the run's file, if it does not."""
+        return self._uploads.trouble if self._uploads else None
 
     def open(self, context: SinkContext) -> None:
         """Start the W&B run, or resume it and make good what a worker that died left undone.
@@ -99,6 +106,9 @@ class WandbSink:
         self._run = start_run(context.run, context.log)
         if self._run is None:
             return
+        import wandb
+
+        self._uploads = UploadWatch(wandb, self._clock)
         path = str(self._run.settings.sync_file)
         self._file = os.path.relpath(path, context.run.log_dir)
         self._reader = RecordReader(path) if keeps_up(self._run) else None
@@ -127,11 +137,12 @@ class WandbSink:
         """Wait until every row that was written can be read from the run's file.
 
         Raises:
-            WandbError: wandb-core has stopped writing.
+            WandbError: wandb-core has stopped writing, or W&B has refused what was uploaded.
             OSError: the file is not there any more.
         """
         if self._reader is not None:
             self._await_rows(self._reader)
+        self._see_that_all_is_taken()
         return self._state()
 
     def close(self, finished: bool) -> None:
@@ -153,11 +164,18 @@ class WandbSink:
                 f"W&B did not take everything ({without_key(error)}); it is kept in "
                 f"{Path(self._context.run.log_dir, self._file)}"
             ) from None
+        self._see_that_all_is_taken()
         self._context.save({**self._state(), "closed": True})
         import wandb
 
         with contextlib.suppress(SystemExit):  # what it does when wandb-core ends in an error
             wandb.teardown()
+
+    def _see_that_all_is_taken(self) -> None:
+        # After a refusal wandb-core uploads nothing more and says so to nobody. Who opens the run
+        # again sees up to where W&B has it.
+        if self._uploads is not None and self._uploads.refused is not None:
+            raise WandbError(self._uploads.refused)
 
     # --- the file ------------------------------------------------------------------------------
 
@@ -166,7 +184,7 @@ class WandbSink:
             "file": self._file,
             "offset": None if self._reader is None else self._reader.offset,
             "online": not self._file.startswith(f"{FOLDER}/offline-"),
-            "closed": False,
+            "closed": self._log is None,
             "skipped": self._skipped,
         }
 

@@ -20,9 +20,10 @@ from typing import Any, Final
 
 import psutil
 
-from sidestep.proto import RunSpec, SidestepError
+from sidestep.proto import RunSpec
 
 from .base import SinkUnusableError
+from .wandb_errors import WandbError, start_error, without_key
 from .wandb_rows import STEP_METRIC
 
 FOLDER: Final = "wandb"
@@ -60,15 +61,11 @@ which dies with it, and a sweep, whose run would take the place of the one that 
 _MAX_ID_CHARS: Final = 64
 
 
-class WandbError(SidestepError):
-    """W&B cannot take the run's metrics; the message says why and what to do."""
-
-
 def start_run(spec: RunSpec, log: Callable[[str], None]) -> Any:
     """Start or resume the W&B run of `spec`; None if the user has disabled W&B.
 
     Raises:
-        SinkUnusableError: the settings are wrong, or W&B is not installed.
+        SinkUnusableError: the settings or the key are wrong, or W&B is not installed.
         WandbError: W&B cannot start the run.
         OSError: the log directory cannot be written.
     """
@@ -102,7 +99,7 @@ def start_run(spec: RunSpec, log: Callable[[str], None]) -> Any:
     except Exception as error:  # noqa: BLE001  # wandb's, pydantic's, the system's
         for path in _folders_of(folder, run_id) - before:
             shutil.rmtree(path, ignore_errors=True)  # an empty one for each attempt
-        raise WandbError(f"W&B cannot start the run: {without_key(error)}") from None
+        raise start_error(error, str(settings.base_url)) from None
     if not os.path.samefile(Path(run.settings.sync_file).parents[1], folder):
         raise WandbError(f"W&B would write to {run.settings.sync_file}, not into {folder}")
     run.define_metric(STEP_METRIC, hidden=True)
@@ -152,13 +149,6 @@ def stable_id(spec: RunSpec) -> str:
     digest = hashlib.sha256(f"{spec.log_dir}\0{spec.name}".encode("utf-8", "replace")).hexdigest()
     readable = re.sub(r"[^A-Za-z0-9_-]+", "-", spec.name).strip("-")
     return f"{readable[: _MAX_ID_CHARS - 13]}-{digest[:12]}".lstrip("-")
-
-
-def without_key(error: BaseException) -> str:
-    """What `error` says, in one line and without the API key."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    key = os.environ.get("WANDB_API_KEY")
-    return text.replace(key, "***") if key else text
 
 
 def _import_wandb() -> Any:
@@ -233,7 +223,6 @@ def _settings(wandb: Any) -> Any:
         "save_code": False,
         "use_dot_wandb": False,
         "stop_fn": _ignore_stop,
-        "finish_timeout": _FINISH_TIMEOUT_S,
         "finish_timeout_raises": True,
         # They would be the worker's, not the trainer's.
         "x_disable_stats": True,
@@ -245,6 +234,8 @@ def _settings(wandb: Any) -> Any:
     }
     if "WANDB_INIT_TIMEOUT" not in os.environ:
         wanted["init_timeout"] = _INIT_TIMEOUT_S
+    if "WANDB_FINISH_TIMEOUT" not in os.environ:
+        wanted["finish_timeout"] = _FINISH_TIMEOUT_S
     known = getattr(wandb.Settings, "model_fields", None)
     if known is None:
         raise WandbError(f"wandb {wandb.__version__} is too old; pip install 'wandb>=0.31'")
