@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from sidestep.proto import SidestepError
+from sidestep.proto.addresses import is_loopback, is_tcp
 from sidestep.proto.paths import state_dir as default_state_dir
 
 from .alarms import Rules
@@ -28,7 +29,12 @@ class SidecarSettings(BaseSettings):
 
     endpoint: str | None = Field(
         None,
-        description="A further ZeroMQ address to listen at: ipc://PATH or tcp://127.0.0.1:PORT.",
+        description="A further ZeroMQ address to listen at: ipc://PATH or tcp://ADDRESS:PORT.",
+    )
+    keys: Path | None = Field(
+        None,
+        description="The folder of CURVE keys that `sidestep keygen` made; TCP beyond the loopback "
+        "needs it.",
     )
     state_dir: Path = Field(
         default_factory=lambda: Path(default_state_dir(os.environ, os.path.expanduser("~"))),
@@ -109,7 +115,7 @@ def load(path: str | None, environ: Mapping[str, str], **arguments: Any) -> Side
             f"sidecar.{where}: {first['msg']} (got {first['input']!r})"
         ) from None
     if settings.endpoint:
-        _check_endpoint(settings.endpoint)
+        _check_endpoint(settings.endpoint, settings.keys is not None)
     return settings
 
 
@@ -143,14 +149,14 @@ def _block(path: str | None) -> dict[str, Any]:
     return cast("dict[str, Any]", block)
 
 
-def _check_endpoint(endpoint: str) -> None:
+def _check_endpoint(endpoint: str, has_keys: bool) -> None:
     if endpoint.startswith("ipc://"):
         return
-    host = endpoint.removeprefix("tcp://").rpartition(":")[0]
-    if not endpoint.startswith("tcp://"):
+    if not is_tcp(endpoint):
         raise ConfigurationError(f"endpoint {endpoint!r} must begin with ipc:// or tcp://")
-    if host not in ("127.0.0.1", "localhost", "[::1]"):
+    if not has_keys and not is_loopback(endpoint):
         raise ConfigurationError(
             f"endpoint {endpoint!r}: TCP without keys is for loopback only, such as "
-            "tcp://127.0.0.1:5790"
+            "tcp://127.0.0.1:5790. Make keys with `sidestep keygen DIR`, and set `sidecar: keys: "
+            "DIR` or SIDESTEP_KEYS"
         )

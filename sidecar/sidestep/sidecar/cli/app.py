@@ -32,6 +32,7 @@ _COMMANDS: Final = {
     "start": _Entry("Start the daemon in the background."),
     "stop": _Entry("Stop the daemon once everything is written."),
     "serve": _Entry("Run the daemon in the foreground."),
+    "keygen": _Entry("Make the keys for trainers on other machines (TCP)."),
 }
 
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
