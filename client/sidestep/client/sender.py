@@ -170,7 +170,7 @@ class Sender(threading.Thread):
         next_pump = busy_until = 0.0
         try:
             self._do(socket, self._session.connected(time.monotonic()))
-            while not self._over():
+            while not self._over() and self._session.state is not ClientState.REJECTED:
                 now = time.monotonic()
                 self._look_around(now)
                 if self._finish_seq is not None:
@@ -195,6 +195,9 @@ class Sender(threading.Thread):
         while time.monotonic() < self._reconnect_at and not self._over():
             self._look_around(time.monotonic())
             time.sleep(min(IDLE_S, max(0.0, self._reconnect_at - time.monotonic())))
+        while self._session.state is ClientState.REJECTED and not self._over():
+            self._housekeeping()
+            time.sleep(IDLE_S)  # nobody is waited for; the connection is somebody else's now
 
     def _look_around(self, now: float) -> None:
         """What is not about sending: staged values, the daemon's existence, the user."""

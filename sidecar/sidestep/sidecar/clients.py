@@ -6,6 +6,7 @@ session says to its client goes out through `send`.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Final
 
 from sidestep.proto import (
     Alarm,
+    Batch,
     Books,
     Gap,
     Hello,
@@ -35,12 +37,22 @@ from sidestep.proto.session import (
     ServerAction,
 )
 
+from .admission import rejection, why_not
 from .alarms import states_of
 from .journal import ClientRow, Journal
+from .malformed import first_fault
+from .refusals import Refusals
 from .roster import DERIVED_KINDS, DERIVER, ClientEntry, Limits, RunEntry
 
 _REASSEMBLY_BYTES: Final = 256 << 20
 """Memory for records that are coming in parts, of all clients together."""
+
+
+_FAULTS: Final = 64
+"""With more faults in a dead client's batch the rest of it is refused as it is."""
+
+MAX_RUN_TAG_SETS: Final = 4 * MAX_TAG_SETS
+"""Tag sets of one run's living clients: each costs memory here, in its sinks and in its readers."""
 
 
 class Clients:
@@ -52,6 +64,7 @@ class Clients:
         limits: what to grant.
         send: puts a message on the wire to a connection.
         log: says something to the daemon's log.
+        refusals: where what is refused is counted.
     """
 
     def __init__(
@@ -61,17 +74,18 @@ class Clients:
         limits: Limits,
         send: Callable[[bytes, Message], None],
         log: Callable[[str], None],
+        refusals: Refusals,
     ) -> None:
         self._journal = journal
         self._daemon_id = daemon_id
         self._limits = limits
         self._send = send
         self._log = log
+        self._refusals = refusals
         self._clients: dict[bytes, ClientEntry] = {}
         self._by_identity: dict[bytes, ClientEntry] = {}
         self.runs: dict[int, RunEntry] = {}
         self.credit = limits.credit_bytes
-        self.refused = 0
 
     def __iter__(self) -> Iterator[ClientEntry]:
         """All of them."""
@@ -175,17 +189,19 @@ class Clients:
 
     def _hello(self, identity: bytes, hello: Hello, now: float) -> ClientEntry | None:
         entry = self._clients.get(hello.uuid)
-        if entry is None:
-            alive = sum(e.identity is not None for e in self._clients.values())
-            if alive >= self._limits.max_clients:
-                reason = f"this daemon serves at most {self._limits.max_clients} clients"
-                self._send(identity, Reject("full", reason))
-                return None
-            entry = self._new_client(hello)
+        if entry is None or entry.identity is None:
+            connected = sum(e.identity is not None for e in self._clients.values())
+            reject = why_not(hello, connected, self._limits)
+            if reject is not None:
+                return self._reject(identity, hello, reject)
+        entry = entry or self._new_client(hello)
         other = entry.identity is not None and entry.identity != identity
         alive = other and now - entry.heard < DEAD_S
         before = entry.session.connection
         actions = entry.session.receive(hello, peer_alive=alive)
+        reject = rejection(actions)
+        if reject is not None:
+            return self._reject(identity, hello, reject)
         if entry.session.connection != before or entry.identity is None:
             self._reattach(entry, identity, hello)
         entry.heard = now
@@ -195,6 +211,12 @@ class Clients:
         if entry.identity == identity:
             self._tell_alarms(identity, self.runs[entry.row.run_id])
         return entry
+
+    def _reject(self, identity: bytes, hello: Hello, reject: Reject) -> None:
+        """Say so, and forget it."""
+        who = f"process {hello.pid} for run {hello.run.name!r:.100}"
+        self._refusals.note("client", reject.code, reject.reason, who=who)
+        self._send(identity, reject)
 
     def _tell_alarms(self, identity: bytes, run: RunEntry) -> None:
         """How things stand, to a client that may have missed it; it tells what it knows already."""
@@ -278,33 +300,47 @@ class Clients:
     def _define_tags(
         self, entry: ClientEntry, first_id: int, tag_sets: Sequence[tuple[str, ...]]
     ) -> None:
-        if first_id + len(tag_sets) > MAX_TAG_SETS:
-            return  # its records are refused then, and counted by the client
+        new = sum(first_id + n not in entry.tag_counts for n in range(len(tag_sets)))
+        if first_id + len(tag_sets) > MAX_TAG_SETS or not self._room_for(entry, new):
+            entry.crowded = True  # its records are refused then, and counted by the client
+            return
         self._journal.begin()
         for tag_set, tags in enumerate(tag_sets, first_id):
             if tag_set not in entry.tag_counts:
                 self._journal.put_tag_set(entry.row.id, tag_set, tags)
                 entry.tag_counts[tag_set] = len(tags)
 
+    def _room_for(self, entry: ClientEntry, tag_sets: int) -> bool:
+        """Whether the run may have so many more tag sets, of its living clients together."""
+        run_id = entry.row.run_id
+        return (
+            tag_sets
+            + sum(
+                len(other.tag_counts)
+                for other in self._clients.values()
+                if other.row.run_id == run_id and (other is entry or other.identity is not None)
+            )
+            <= MAX_RUN_TAG_SETS
+        )
+
     def _append(self, entry: ClientEntry, append: Append) -> None:
+        rest: Append | None = append
+        for faults in itertools.count():
+            if rest is None:
+                return
+            rest = self._append_some(entry, rest, one_by_one=faults < _FAULTS)
+
+    def _append_some(
+        self, entry: ClientEntry, append: Append, *, one_by_one: bool
+    ) -> Append | None:
+        """Journal what can be; what is left, if there is nobody who would send it again."""
         from .points import check_rows  # numpy loads with the first batch, not before "ready"
 
         count = append.last_seq - append.first_seq + 1
         try:
             data, last_step, kinds = check_rows(append.data, entry.tag_counts, append.skip, count)
-        except RemoteProtocolError as error:
-            if error.code == "undefined" and entry.identity is not None:
-                # Its definition was lost on the way; a client that is asked says it again.
-                self._act(entry, entry.session.undefined(append))
-                return
-            self.refused += 1
-            self._log(f"refused records of client {entry.row.uuid.hex()}: {error}")
-            self._act(entry, entry.session.refuse(append, str(error)))
-            if entry.identity is None:
-                # Nobody is left to announce the gap.
-                gap = Gap(append.first_seq, append.last_seq, str(error))
-                self._act(entry, entry.session.receive(gap))
-            return
+        except RemoteProtocolError:
+            return self._refuse(entry, append, one_by_one=one_by_one)
         self._journal.begin()
         run = self.runs[entry.row.run_id]
         to_derive = not kinds.isdisjoint(DERIVED_KINDS)
@@ -317,6 +353,46 @@ class Clients:
         run.records += count
         run.last_step = entry.row.last_step = last_step
         entry.changed = entry.committing = True
+        return None
+
+    def _refuse(self, entry: ClientEntry, append: Append, *, one_by_one: bool) -> Append | None:
+        """Journal what lies before the first malformed records, and refuse those."""
+        data, last_seq = append.data, append.last_seq
+        count = last_seq - append.first_seq + 1
+        fault = first_fault(data, entry.tag_counts, append.skip, count)
+        first = append.first_seq + fault.index
+        bad = Append(first, first + fault.count - 1, 0, data[fault.start : fault.end])
+        if not one_by_one:
+            bad = Append(first, last_seq, 0, data[fault.start :])
+        if fault.index:
+            self._append(
+                entry, Append(append.first_seq, first - 1, append.skip, data[: fault.start])
+            )
+        reason = str(fault.error)
+        if fault.error.code == "undefined" and entry.identity is not None and not entry.crowded:
+            # Its definition was lost on the way; a client that is asked says it again.
+            actions = entry.session.undefined(bad)
+        else:
+            actions = entry.session.refuse(bad, reason)
+        self._act(entry, actions)
+        if entry.session.greeted:  # else it was only asked
+            who = f"client {entry.row.uuid.hex()} of run {entry.run.name!r:.100}"
+            self._refusals.note(
+                "record",
+                fault.error.code,
+                reason,
+                bad.data,
+                count=bad.last_seq - first + 1,
+                who=who,
+            )
+        if entry.identity is not None:
+            return None
+        # Nobody is left to announce the gap, and to send the rest again.
+        self._act(entry, entry.session.receive(Gap(bad.first_seq, bad.last_seq, reason)))
+        if bad.last_seq == last_seq:
+            return None
+        rest = entry.session.receive(Batch(bad.last_seq + 1, last_seq, data[fault.end :]))
+        return next((action for action in rest if isinstance(action, Append)), None)
 
     def _reassembling(self) -> int:
         return sum(entry.session.reassembling_bytes for entry in self._clients.values())

@@ -100,6 +100,7 @@ class Control:
                 "journal_rows": snapshot.last_row,
                 "storage_error": snapshot.storage_error,
                 "refused_frames": snapshot.refused_frames,
+                "refused": snapshot.refused,
             },
             "runs": status.runs(snapshot, self._supervisor),
             "gpus": gpus,

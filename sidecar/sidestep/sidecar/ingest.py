@@ -1,9 +1,10 @@
 """Takes what clients send, journals it, and acknowledges what is committed: one thread.
 
-It owns the data socket and the journal's writing end. Each round: read what has arrived, let the
-sessions decide, do what they say inside one transaction, commit, acknowledge. Samplers and derivers
-reach it through `submit`, so that what they say is as durable as what was sent; dead clients'
-outboxes are read a few megabytes a round, so that the living are answered in between.
+It owns the gates where peers come in, and the journal's writing end. Each round: read what has
+arrived, let the sessions decide, do what they say inside one transaction, commit, acknowledge.
+Samplers and derivers reach it through `submit`, so that what they say is as durable as what was
+sent; dead clients' outboxes are read a few megabytes a round, so that the living are answered in
+between.
 """
 
 from __future__ import annotations
@@ -19,9 +20,8 @@ from copy import copy
 from dataclasses import replace
 from typing import Final
 
-import zmq
-
 from sidestep.proto import (
+    Hello,
     LocalProtocolError,
     Message,
     Nack,
@@ -31,63 +31,71 @@ from sidestep.proto import (
     decode,
     encode,
 )
-from sidestep.proto.limits import MAX_FRAME_BYTES
 
+from . import journal_check
 from .adopt import Adoption, find_dead
 from .alarms import KIND as ALARM_KIND
 from .clients import Clients
+from .gates import Gates
 from .journal import Journal
 from .own_points import OwnPoints
+from .quarantine import Quarantine
+from .refusals import Refusals
 from .roster import (
     ClientEntry,
     DaemonPoints,
     Limits,
     Snapshot,
 )
+from .tcp_door import TcpDoor
 
 _ROUND_BYTES: Final = 4 << 20
 _ROUND_FRAMES: Final = 500
 _POLL_MS: Final = 100
 _SCAN_S: Final = 1.0
 _STORAGE_RETRY_S: Final = 1.0
-_REASSEMBLY_BYTES: Final = 256 << 20
+_STRANGE: Final = frozenset({"version", "no_protocol"})
+"""What a frame is refused for when its sender will never say anything else."""
 
 
 class Ingest(threading.Thread):
     """The thread. Other threads use `submit`, `trim`, `scan`, `snapshot` and `stop` only.
 
     Args:
-        context: ZeroMQ context of the daemon.
-        endpoints: addresses to listen at.
+        endpoints: Unix sockets to listen at, ``ipc://PATH``.
         open_journal: opens the journal; called in this thread, which alone uses it.
         outbox_dirs: where dead clients' outboxes may lie.
         limits: what to grant.
+        quarantine: folder for samples of what is refused.
         on_commit: called after each commit that added rows, with the newest row.
         log: says something to the daemon's log.
+        open_tcp: listens at the TCP address, if there is one; called in this thread.
     """
 
     def __init__(
         self,
-        context: zmq.Context[zmq.Socket[bytes]],
         endpoints: Sequence[str],
         open_journal: Callable[[], Journal],
         outbox_dirs: Sequence[str],
         limits: Limits,
+        quarantine: str,
         on_commit: Callable[[int], None],
         log: Callable[[str], None],
+        open_tcp: Callable[[], TcpDoor] | None = None,
     ) -> None:
         super().__init__(name="ingest", daemon=True)
         self.daemon_id = secrets.randbits(62)
         self.snapshot = Snapshot()
         self.ready = threading.Event()
         self.failed: BaseException | None = None
-        self._context = context
         self._endpoints = endpoints
         self._open_journal = open_journal
         self._outbox_dirs = outbox_dirs
         self._limits = limits
         self._on_commit = on_commit
         self._log = log
+        self._refusals = Refusals(Quarantine(quarantine), log)
+        self._open_tcp = open_tcp
         self._inbox: queue.SimpleQueue[DaemonPoints | Mapping[int, int]] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._adoptions: deque[Adoption] = deque()
@@ -95,7 +103,7 @@ class Ingest(threading.Thread):
         self._storage_error: str | None = None
         self._storage_retry = 0.0
         self._next_scan = 0.0
-        self._scan_wanted = self._scanned = self._refused = self._lost_rounds = 0
+        self._scan_wanted = self._scanned = self._lost_rounds = 0
         self._alarms: list[tuple[int, Value]] = []  # of this round, with their runs
         self._answers: list[tuple[bytes, Message]] | None = None  # held back for the snapshot
 
@@ -128,11 +136,13 @@ class Ingest(threading.Thread):
         try:
             self._journal = self._open_journal()
             self._own = OwnPoints(self._journal)
-            self._socket = self._listen()
             self._clients = Clients(
-                self._journal, self.daemon_id, self._limits, self._send, self._log
+                self._journal, self.daemon_id, self._limits, self._send, self._log, self._refusals
             )
             self._clients.load()
+            self._gates = Gates(
+                self._endpoints, self._open_tcp, self._limits.max_connections, self._refusals
+            )
         except BaseException as error:  # noqa: BLE001 - whoever waits for us must hear of it
             self.failed = error
             self.ready.set()
@@ -143,21 +153,8 @@ class Ingest(threading.Thread):
             while not self._stopping.is_set():
                 self._round()
         finally:
-            self._socket.close(linger=0)
+            self._gates.close()
             self._journal.close()
-
-    def _listen(self) -> zmq.Socket[bytes]:
-        socket = self._context.socket(zmq.ROUTER)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
-        socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
-        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        # A client sends within its credit; this bounds one that does not.
-        socket.setsockopt(zmq.RCVHWM, 200)
-        socket.setsockopt(zmq.SNDHWM, 200)
-        for endpoint in self._endpoints:
-            socket.bind(endpoint)
-        return socket
 
     def _round(self) -> None:
         frames = self._receive()
@@ -178,7 +175,10 @@ class Ingest(threading.Thread):
             self._journal.commit()
             self._storage_error = None
         except sqlite3.Error as error:
-            self._storage_failed(error, now)
+            if journal_check.is_corrupt(error):
+                self._condemned(error)
+            else:
+                self._storage_failed(error, now)
             return
         # Who hears that something is durable may ask the other threads for it at once.
         self._answers = []
@@ -196,23 +196,9 @@ class Ingest(threading.Thread):
             self._on_commit(self._journal.last_row)
 
     def _receive(self) -> list[tuple[bytes, bytes]]:
-        """The frames of this round; a message of any other form than [identity, frame] is junk."""
+        """The frames of this round, with whom they are of."""
         busy = self._adoptions or not self._inbox.empty()
-        found: list[tuple[bytes, bytes]] = []
-        nbytes = 0
-        if not self._socket.poll(0 if busy else _POLL_MS):
-            return found
-        while len(found) < _ROUND_FRAMES and nbytes < _ROUND_BYTES:
-            try:
-                parts = self._socket.recv_multipart(zmq.DONTWAIT)
-            except zmq.Again:
-                break
-            if len(parts) != 2:
-                self._refused += 1
-                continue
-            found.append((parts[0], parts[1]))
-            nbytes += len(parts[1])
-        return found
+        return self._gates.receive(0 if busy else _POLL_MS, _ROUND_FRAMES, _ROUND_BYTES)
 
     # --- messages ----------------------------------------------------------------------------
 
@@ -220,11 +206,14 @@ class Ingest(threading.Thread):
         try:
             message = decode(frame)
         except RemoteProtocolError as error:
-            self._refused += 1
-            answer = Reject if error.code == "version" else Nack
+            self._refusals.note("frame", error.code, str(error), frame)
+            answer = Reject if error.code in _STRANGE else Nack
             self._send(identity, answer(error.code, str(error)))
             return None
-        return self._clients.receive(identity, message, now)
+        entry = self._clients.receive(identity, message, now)
+        if isinstance(message, Hello) and entry is not None and entry.identity == identity:
+            self._gates.admit(identity)
+        return entry
 
     # --- what the daemon itself says -----------------------------------------------------------
 
@@ -275,12 +264,18 @@ class Ingest(threading.Thread):
         if self._adoptions and self._adoptions[0].exhausted:
             adoption = self._adoptions.popleft()
             self._adopting = None
-            self._log(
-                f"adopted the outbox of a client of run {adoption.hello.run.name!r} that has gone"
-            )
+            self._log(adoption.told())
+            if adoption.damage is not None:
+                self._refusals.note("record", "damaged_outbox", adoption.damage)
             adoption.remove()
 
     # --- storage, sending, publishing ----------------------------------------------------------
+
+    def _condemned(self, error: sqlite3.Error) -> None:
+        """Nobody can write into this journal: end, and with this thread the daemon."""
+        journal_check.condemn(self._journal.path, error)
+        self._log(f"the journal is damaged ({error}): the next daemon puts it aside")
+        self._stopping.set()
 
     def _storage_failed(self, error: sqlite3.Error, now: float) -> None:
         """The disk is full or worse: undo, stop the clients' sending, and try again."""
@@ -315,9 +310,9 @@ class Ingest(threading.Thread):
             self._answers.append((identity, message))
             return
         try:
-            self._socket.send_multipart([identity, encode(message)], zmq.DONTWAIT)
-        except (zmq.ZMQError, LocalProtocolError):
-            pass  # it has gone, or does not read: it will ask again
+            self._gates.send(identity, encode(message))
+        except LocalProtocolError:
+            pass  # it will ask again
 
     def _publish(self) -> None:
         self.snapshot = Snapshot(
@@ -333,7 +328,8 @@ class Ingest(threading.Thread):
             self._storage_error,
             len(self._adoptions),
             self._scanned,
-            self._refused + self._clients.refused,
+            self._refusals.frames + self._gates.refused,
             self._lost_rounds,
             self._journal.old_row,
+            refused=self._refusals.status(),
         )

@@ -10,6 +10,7 @@ from sidestep.proto import Hello, RunSpec, ServerSession, Value
 
 from .alarms import TagState
 from .journal import ClientRow
+from .resume import Trail
 
 DERIVER: Final = "derive"
 """Name of the derivers' cursor: one, since they are one process."""
@@ -25,10 +26,14 @@ class Limits:
     Attributes:
         credit_bytes: unacknowledged bytes that each client may have under way.
         max_clients: clients that may be connected at once.
+        max_connections: connections from this machine, of clients and strangers.
+        why_clients: why there are not more clients.
     """
 
     credit_bytes: int = 8 << 20
     max_clients: int = 1024
+    max_connections: int = 1280
+    why_clients: str = "max_clients"
 
 
 @dataclass(slots=True)
@@ -42,6 +47,8 @@ class ClientEntry:
     identity: bytes | None = None
     heard: float = 0.0
     tag_counts: dict[int, int] = field(default_factory=dict[int, int])
+    trail: Trail = field(default_factory=Trail)
+    crowded: bool = False  # it wanted more tag sets than there may be
     changed: bool = True
     committing: bool = False
 
@@ -97,6 +104,8 @@ class Snapshot:
     refused_frames: int = 0
     lost_rounds: int = 0
     old_row: int = 0  # rows up to here are no recent history
+
+    refused: Mapping[str, object] = field(default_factory=dict[str, object])
 
     def live_runs(self) -> list[tuple[RunEntry, ClientEntry]]:
         """Runs with a live client, each with that of the lowest rank."""

@@ -65,20 +65,21 @@ class Service:
 
     def __init__(self, folder: Path, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         self.context = context
-        self.endpoint = f"inproc://{folder.name}"
+        self.endpoint = f"ipc://{folder}/data.sock"
         self.path = str(folder / "journal.sqlite")
         self.outboxes = str(folder / "outboxes")
+        self.quarantine = str(folder / "quarantine")
         self.said: list[str] = []
         self.sockets: list[zmq.Socket[bytes]] = []
         self.ingest = self._new()
 
     def _new(self) -> Ingest:
         ingest = Ingest(
-            self.context,
             [self.endpoint],
             lambda: FailingJournal(self.path),
             [self.outboxes],
             Limits(credit_bytes=1 << 20, max_clients=2),
+            self.quarantine,
             lambda _row: None,
             self.said.append,
         )
@@ -241,15 +242,35 @@ def test_who_did_not_say_hello_is_asked_to(service: Service) -> None:
 
 def test_rubbish_is_answered_and_counted(service: Service) -> None:
     peer = Peer(service)
-    peer.socket.send(b"GET / HTTP/1.1")
-    assert isinstance(peer.next(), Nack)
-    peer.socket.send(b"SDS\x63\x90")
+    for rubbish, kind, code in [
+        (b"SDS\x01\xc1", Nack, "malformed"),
+        (b"GET / HTTP/1.1", Reject, "no_protocol"),
+        (b"SDS\x63\x90", Reject, "version"),
+    ]:
+        peer.socket.send(rubbish)
+        answer = peer.next()
+        assert isinstance(answer, kind)
+        assert answer.code == code
+    assert isinstance(peer.ask(peer.hello), Welcome)
+    service.until(lambda s: s.refused_frames == 3)
+    kept = sorted(os.listdir(service.quarantine))
+    assert [Path(service.quarantine, name).read_bytes() for name in kept if ".bin" in name] == [
+        b"SDS\x01\xc1",
+        b"GET / HTTP/1.1",
+        b"SDS\x63\x90",
+    ]
+
+
+def test_a_message_of_two_frames_ends_its_connection_alone(service: Service) -> None:
+    beside, peer = Peer(service), Peer(service, b"b" * 16)
+    beside.greet()
+    peer.greet()
+    peer.socket.send_multipart([b"a", b"b"])
     answer = peer.next()
     assert isinstance(answer, Reject)
-    assert answer.code == "version"
-    peer.socket.send_multipart([b"a", b"b"])
-    service.until(lambda s: s.refused_frames == 3)
-    assert isinstance(peer.ask(peer.hello), Welcome)
+    assert answer.code == "multipart"
+    assert beside.ask(_batch(1, 1)) == Ack(1, 0, 1 << 20)
+    assert isinstance(peer.ask(peer.hello), Welcome)  # over another connection
 
 
 def test_a_full_house_is_said(service: Service) -> None:
