@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import socket
 import time
@@ -14,8 +13,10 @@ from typing import Any, Final, cast
 
 import zmq
 
+from sidestep.proto.addresses import is_tcp
 from sidestep.proto.paths import RuntimePaths, outbox_dirs
 
+from . import descriptors
 from .backlog_cap import BacklogCap
 from .config import SidecarSettings
 from .control import Control
@@ -25,10 +26,12 @@ from .feed import Feed
 from .ingest import Ingest
 from .journal import Journal
 from .journal_reader import JournalReader
+from .keys import load as load_keys
 from .lock import DaemonLock, held, lock_places
 from .roster import Limits
 from .sampling import Sampling
 from .supervisor import SinkHandle, Supervisor
+from .tcp_door import TcpDoor
 from .trimming import Trimming
 
 _TICK_MS: Final = 100
@@ -86,19 +89,20 @@ class Daemon:
         Raises:
             SidestepError, OSError, sqlite3.Error, zmq.ZMQError: it cannot work like this.
         """
-        _raise_file_limit()
+        files = descriptors.raise_limit()
         umask = os.umask(0o077)
         cursors = os.path.join(self._state_dir, "cursors")
         os.makedirs(cursors, mode=0o700, exist_ok=True)
         self._places = lock_places(self._state_dir, self._settings.endpoint, self._paths)
         self._ingest = Ingest(
-            self._context,
             self._endpoints(),
             self._open_journal,
             outbox_dirs(self._paths, self._state_dir, os.getuid()),
-            Limits(self._settings.credit_mb << 20, self._settings.max_clients),
+            self._limits(files),
+            os.path.join(self._state_dir, "quarantine"),
             self._committed,
             self._log,
+            self._tcp_door(),
         )
         self._feed: Feed | None = None
         self._ingest.start()
@@ -155,10 +159,27 @@ class Daemon:
             }
         )
 
+    def _limits(self, files: int) -> Limits:
+        wanted = self._settings.max_clients
+        clients, connections = descriptors.share(files, wanted)
+        why = "max_clients"
+        if clients < wanted:
+            why = f"its limit of open files is {files}: ulimit -n"
+            self._log(f"at most {clients} of {wanted} clients can be served: {why}")
+        return Limits(self._settings.credit_mb << 20, clients, connections, why)
+
     def _endpoints(self) -> list[str]:
         own = self._paths.data_endpoint
         other = self._settings.endpoint
-        return [own, other] if other and other != own else [own]
+        return [own, other] if other and other != own and not is_tcp(other) else [own]
+
+    def _tcp_door(self) -> Callable[[], TcpDoor] | None:
+        """What listens at the TCP address, if there is one; bad keys are known here already."""
+        endpoint, folder = self._settings.endpoint, self._settings.keys
+        if not endpoint or not is_tcp(endpoint):
+            return None
+        keys = load_keys(str(folder)) if folder else None
+        return partial(TcpDoor, self._context, endpoint, keys, self._log)
 
     def _open_journal(self) -> Journal:
         return Journal(
@@ -332,13 +353,6 @@ class Daemon:
 
     def _drain_wake(self) -> None:
         os.read(self._wake_read, 65536)
-
-
-def _raise_file_limit() -> None:
-    """ZeroMQ's listener aborts the process when it has no descriptor left for a client."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = hard if hard != resource.RLIM_INFINITY else 65536
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, 65536), hard))
 
 
 def _remove(path: str) -> None:
