@@ -1,0 +1,33 @@
+"""What the journal keeps of each client's trail (`resume`), in the transactions of its records."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final, cast
+
+import msgpack
+
+from .resume import Trail, unpacked
+
+SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS trails (client_id INTEGER PRIMARY KEY, trail BLOB NOT NULL);
+"""
+
+
+def put_trail(connection: sqlite3.Connection, client_id: int, trail: Trail) -> None:
+    """Store a client's trail."""
+    connection.execute("INSERT OR REPLACE INTO trails VALUES (?, ?)", (client_id, trail.packed()))
+
+
+def stored_trails(connection: sqlite3.Connection) -> dict[int, Trail]:
+    """The trails of all clients by their ids; one that is older than trails has none."""
+    rows = connection.execute("SELECT client_id, trail FROM trails")
+    return {int(client_id): unpacked(data) for client_id, data in rows}
+
+
+def tags_of(connection: sqlite3.Connection, client_id: int, tag_set: int) -> tuple[str, ...]:
+    """The tags of a client's tag set; none when it is not defined."""
+    found = connection.execute(
+        "SELECT tags FROM tag_sets WHERE client_id = ? AND id = ?", (client_id, tag_set)
+    ).fetchone()
+    return tuple(cast("list[str]", msgpack.unpackb(found[0]))) if found else ()
