@@ -237,13 +237,20 @@ class Sandbox:
         return found
 
     def await_sink(self, run: str, state: str, name: str = "tensorboard") -> dict[str, Any]:
-        """Wait until a sink of the run is in `state`; what status says of it."""
+        """Wait until a sink of the run is in `state`; what status says of it.
+
+        Args:
+            run: the run.
+            state: or several, with a bar between them.
+            name: which sink.
+        """
         last: list[Any] = [None]
 
         def right() -> dict[str, Any] | None:
             last[0] = now = self.run_status(run)
             sinks = now["sinks"] if now else ()
-            return next((s for s in sinks if s["name"] == name and s["state"] == state), None)
+            wanted = state.split("|")
+            return next((s for s in sinks if s["name"] == name and s["state"] in wanted), None)
 
         found = wait_until(right, 30, lambda: f"{name} of {run} {state}; last: {last[0]}", 0.05)
         assert found is not None

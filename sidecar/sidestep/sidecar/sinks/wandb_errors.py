@@ -7,11 +7,12 @@ it uploads nothing more, and finishes the run as if all were well.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from sidestep.proto import SidestepError
 
@@ -29,6 +30,8 @@ _LIMITED: Final = 429
 
 _REMEMBERED_S: Final = 90.0
 """wandb-core tries an upload again after a minute at most, and says nothing when that succeeds."""
+
+_ASK_S: Final = 2.0
 
 
 class WandbError(SidestepError):
@@ -89,6 +92,23 @@ class UploadWatch:
             return self.refused
         recent = self._heard and self._clock() - self._heard_at < _REMEMBERED_S
         return self._heard if recent else None
+
+    def listen_to_the_end(self, run: Any) -> None:
+        """Ask once more when `run` is finished: of its last rows wandb itself asks nothing."""
+        try:
+            from wandb.sdk.wandb_run import TeardownHook, TeardownStage
+
+            hook = TeardownHook(lambda: self._ask(run), TeardownStage.LATE)
+            cast("Any", run)._teardown_hooks.append(hook)
+        except (ImportError, AttributeError) as error:
+            print(f"W&B: whether the last rows are taken cannot be seen: {error}", flush=True)
+
+    def _ask(self, run: Any) -> None:
+        with contextlib.suppress(Exception):  # without an answer nothing is known, as before
+            answer = run._interface.deliver_network_status().wait_or(timeout=_ASK_S)
+            for one in answer.response.network_status_response.network_responses:
+                text = str(one.http_response_text)
+                self.hear(f"{one.http_status_code} encountered ({text}), retrying request")
 
     def hear(self, text: object = "", *_: Any, **__: Any) -> None:
         """Take what wandb would print."""

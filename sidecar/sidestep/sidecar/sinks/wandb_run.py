@@ -99,7 +99,7 @@ def start_run(spec: RunSpec, log: Callable[[str], None]) -> Any:
     except Exception as error:  # noqa: BLE001  # wandb's, pydantic's, the system's
         for path in _folders_of(folder, run_id) - before:
             shutil.rmtree(path, ignore_errors=True)  # an empty one for each attempt
-        raise start_error(error, str(settings.base_url)) from None
+        raise start_error(error, str(wandb.setup().settings.base_url)) from None
     if not os.path.samefile(Path(run.settings.sync_file).parents[1], folder):
         raise WandbError(f"W&B would write to {run.settings.sync_file}, not into {folder}")
     run.define_metric(STEP_METRIC, hidden=True)
