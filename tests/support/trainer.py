@@ -35,6 +35,7 @@ class Plan:
         record: path of the file that it writes down its progress in.
         run: the run's name.
         emits: how many emits.
+        first_step: the step of the first of them.
         tags: how many numbers each of them has.
         seed: what the numbers are made of.
         interval_s: seconds from one emit to the next; 0 for a burst.
@@ -50,6 +51,7 @@ class Plan:
     record: str
     run: str = "run"
     emits: int = 1000
+    first_step: int = 0
     tags: int = 20
     seed: int = 0
     interval_s: float = 0.0
@@ -69,7 +71,7 @@ class Plan:
         """Tag, step and value of all numbers of the first `emits` emits."""
         for i in range(emits):
             for tag, value in self.values(i).items():
-                yield tag, i, value
+                yield tag, self.first_step + i, value
 
     def texts(self, emits: int) -> int:
         """How many texts the first `emits` emits bring with them."""
@@ -157,12 +159,12 @@ def _emit_all(plan: Plan, record: Record, client: Any) -> None:
             time.sleep(0.001)
         record["begun"] = i + 1
         cpu, began = cpu_clock(), clock()
-        emit(values, step=i)
+        emit(values, step=plan.first_step + i)
         ended = clock()
         record.note(i, ended - began, cpu_clock() - cpu)
         record["returned"] = i + 1
         if plan.text_every and (i + 1) % plan.text_every == 0:
-            client.emit({"note": client.Text(text)}, step=i)
+            client.emit({"note": client.Text(text)}, step=plan.first_step + i)
         if plan.interval_s:
             due = max(due + plan.interval_s, time.perf_counter() - 0.1)
             time.sleep(max(0.0, due - time.perf_counter()))

@@ -6,27 +6,23 @@ session says to its client goes out through `send`.
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from typing import Final
 
 from sidestep.proto import (
     Alarm,
-    Batch,
     Books,
-    Gap,
     Hello,
     Message,
     Nack,
     Reject,
-    RemoteProtocolError,
     RunSpec,
     ServerSession,
     Value,
+    Welcome,
 )
-from sidestep.proto.limits import MAX_TAG_SETS
 from sidestep.proto.session import (
     DEAD_S,
     Append,
@@ -39,20 +35,16 @@ from sidestep.proto.session import (
 
 from .admission import rejection, why_not
 from .alarms import states_of
+from .attempts import Attempts, outbox_is_here
+from .intake import Intake
 from .journal import ClientRow, Journal
-from .malformed import first_fault
 from .refusals import Refusals
+from .resume import Trail
 from .roster import DERIVED_KINDS, DERIVER, ClientEntry, Limits, RunEntry
+from .trails import stored_trails
 
 _REASSEMBLY_BYTES: Final = 256 << 20
 """Memory for records that are coming in parts, of all clients together."""
-
-
-_FAULTS: Final = 64
-"""With more faults in a dead client's batch the rest of it is refused as it is."""
-
-MAX_RUN_TAG_SETS: Final = 4 * MAX_TAG_SETS
-"""Tag sets of one run's living clients: each costs memory here, in its sinks and in its readers."""
 
 
 class Clients:
@@ -63,6 +55,7 @@ class Clients:
         daemon_id: random number of this daemon's process.
         limits: what to grant.
         send: puts a message on the wire to a connection.
+        purge: journals a purge of a run at a step.
         log: says something to the daemon's log.
         refusals: where what is refused is counted.
     """
@@ -73,6 +66,7 @@ class Clients:
         daemon_id: int,
         limits: Limits,
         send: Callable[[bytes, Message], None],
+        purge: Callable[[RunEntry, int], None],
         log: Callable[[str], None],
         refusals: Refusals,
     ) -> None:
@@ -84,7 +78,10 @@ class Clients:
         self._refusals = refusals
         self._clients: dict[bytes, ClientEntry] = {}
         self._by_identity: dict[bytes, ClientEntry] = {}
+        self._welcomes: list[tuple[ClientEntry, bytes, Welcome]] = []  # of this round
+        self.attempts = Attempts(journal, self._clients, purge, log)
         self.runs: dict[int, RunEntry] = {}
+        self._intake = Intake(journal, self._clients, self.runs, self.attempts, refusals, self._act)
         self.credit = limits.credit_bytes
 
     def __iter__(self) -> Iterator[ClientEntry]:
@@ -99,6 +96,7 @@ class Clients:
             self.runs[run_id].derived_row = row
             self.runs[run_id].to_derive_row = self._journal.newest_row_with(run_id, DERIVED_KINDS)
             self.runs[run_id].alarms = states_of(self._journal.alarm_states(run_id))
+        trails = stored_trails(self._journal.connection)
         for client in self._journal.clients():
             run = self.runs[client.run_id]
             if client.state == "daemon":
@@ -112,6 +110,7 @@ class Clients:
             hello = Hello(client.uuid, 0, 0, run.spec, rank=client.rank)
             entry = ClientEntry(client, session, hello, run.spec, heard=time.monotonic())
             entry.changed = False
+            entry.trail = trails.get(client.id) or Trail(attempt=1, changed=False)
             entry.tag_counts = self._journal.tag_counts(client.id)
             self._clients[client.uuid] = entry
 
@@ -123,6 +122,8 @@ class Clients:
         self._clients.clear()
         self._by_identity.clear()
         self.runs.clear()
+        self._welcomes.clear()
+        self.attempts.forget()
         self.load()
 
     def receive(self, identity: bytes, message: Message, now: float) -> ClientEntry | None:
@@ -160,6 +161,25 @@ class Clients:
             if entry.identity is not None and entry.row.run_id == run_id:
                 self._send(entry.identity, message)
 
+    def settle(self, adopting: Collection[RunSpec], now: float) -> list[ClientEntry]:
+        """Give credit to new clients, once all that was there before them is known.
+
+        Args:
+            adopting: runs of dead clients whose outboxes are still being read.
+            now: monotonic time.
+        """
+        settled = list(self.attempts.settle({(s.name, s.log_dir) for s in adopting}, now))
+        for entry in settled:
+            entry.session.credit = self.credit
+        for entry, identity, welcome in self._welcomes:
+            self._send(identity, replace(welcome, credit=entry.session.credit))
+            self._tell_alarms(identity, self.runs[entry.row.run_id])
+            settled = [other for other in settled if other is not entry]
+        self._welcomes.clear()
+        for entry in settled:
+            entry.committing = True  # the acknowledgement says what its welcome did not
+        return settled
+
     def look_after(self, now: float) -> None:
         """Clients that are silent, and whose outbox no scan will find."""
         for entry in self._clients.values():
@@ -169,7 +189,7 @@ class Clients:
                 self._by_identity.pop(entry.identity, None)
                 entry.identity = None
                 entry.session.disconnected()
-            if not entry.hello.outbox and now - entry.heard >= 2 * DEAD_S:
+            if now - entry.heard >= 2 * DEAD_S and not outbox_is_here(entry):
                 self._journal.begin()
                 entry.row.state = "lost"
                 entry.changed = True
@@ -186,6 +206,7 @@ class Clients:
             row.rejected = session.books.rejected
             self._journal.put_client(row)
             entry.changed = False
+        self.attempts.store()
 
     def _hello(self, identity: bytes, hello: Hello, now: float) -> ClientEntry | None:
         entry = self._clients.get(hello.uuid)
@@ -195,6 +216,8 @@ class Clients:
             if reject is not None:
                 return self._reject(identity, hello, reject)
         entry = entry or self._new_client(hello)
+        self.attempts.greet(entry, now)
+        entry.session.credit = self.attempts.credit(entry, self.credit)
         other = entry.identity is not None and entry.identity != identity
         alive = other and now - entry.heard < DEAD_S
         before = entry.session.connection
@@ -206,10 +229,10 @@ class Clients:
             self._reattach(entry, identity, hello)
         entry.heard = now
         for action in actions:
-            if isinstance(action, Send):
+            if isinstance(action, Send) and isinstance(action.message, Welcome):
+                self._welcomes.append((entry, identity, action.message))
+            elif isinstance(action, Send):
                 self._send(identity, action.message)
-        if entry.identity == identity:
-            self._tell_alarms(identity, self.runs[entry.row.run_id])
         return entry
 
     def _reject(self, identity: bytes, hello: Hello, reject: Reject) -> None:
@@ -271,7 +294,7 @@ class Clients:
 
     def handle(self, entry: ClientEntry, message: Message) -> None:
         """Do what the client's session makes of `message`."""
-        entry.session.credit = self.credit
+        entry.session.credit = self.attempts.credit(entry, self.credit)
         if entry.session.reassembling_bytes and self._reassembling() > _REASSEMBLY_BYTES:
             entry.session.disconnected()  # its client sends the record again
         self._act(entry, entry.session.receive(message))
@@ -283,9 +306,9 @@ class Clients:
                     if entry.identity is not None:
                         self._send(entry.identity, message)
                 case DefineTags(first_id, tag_sets):
-                    self._define_tags(entry, first_id, tag_sets)
+                    self._intake.define_tags(entry, first_id, tag_sets)
                 case Append():
-                    self._append(entry, action)
+                    self._intake.append(entry, action)
                 case CountGap(_first, _last, _reason):
                     self._journal.begin()
                     entry.changed = entry.committing = True
@@ -296,103 +319,6 @@ class Clients:
                     if entry.identity is not None:
                         self._by_identity.pop(entry.identity, None)
                         entry.identity = None
-
-    def _define_tags(
-        self, entry: ClientEntry, first_id: int, tag_sets: Sequence[tuple[str, ...]]
-    ) -> None:
-        new = sum(first_id + n not in entry.tag_counts for n in range(len(tag_sets)))
-        if first_id + len(tag_sets) > MAX_TAG_SETS or not self._room_for(entry, new):
-            entry.crowded = True  # its records are refused then, and counted by the client
-            return
-        self._journal.begin()
-        for tag_set, tags in enumerate(tag_sets, first_id):
-            if tag_set not in entry.tag_counts:
-                self._journal.put_tag_set(entry.row.id, tag_set, tags)
-                entry.tag_counts[tag_set] = len(tags)
-
-    def _room_for(self, entry: ClientEntry, tag_sets: int) -> bool:
-        """Whether the run may have so many more tag sets, of its living clients together."""
-        run_id = entry.row.run_id
-        return (
-            tag_sets
-            + sum(
-                len(other.tag_counts)
-                for other in self._clients.values()
-                if other.row.run_id == run_id and (other is entry or other.identity is not None)
-            )
-            <= MAX_RUN_TAG_SETS
-        )
-
-    def _append(self, entry: ClientEntry, append: Append) -> None:
-        rest: Append | None = append
-        for faults in itertools.count():
-            if rest is None:
-                return
-            rest = self._append_some(entry, rest, one_by_one=faults < _FAULTS)
-
-    def _append_some(
-        self, entry: ClientEntry, append: Append, *, one_by_one: bool
-    ) -> Append | None:
-        """Journal what can be; what is left, if there is nobody who would send it again."""
-        from .points import check_rows  # numpy loads with the first batch, not before "ready"
-
-        count = append.last_seq - append.first_seq + 1
-        try:
-            data, last_step, kinds = check_rows(append.data, entry.tag_counts, append.skip, count)
-        except RemoteProtocolError:
-            return self._refuse(entry, append, one_by_one=one_by_one)
-        self._journal.begin()
-        run = self.runs[entry.row.run_id]
-        to_derive = not kinds.isdisjoint(DERIVED_KINDS)
-        if to_derive and run.derived_row is None:
-            run.derived_row = self._journal.last_row
-            self._journal.put_cursor(DERIVER, run.id, run.derived_row)
-        row = self._journal.append(run.id, entry.row.id, count, data, kinds)
-        if to_derive:
-            run.to_derive_row = row
-        run.records += count
-        run.last_step = entry.row.last_step = last_step
-        entry.changed = entry.committing = True
-        return None
-
-    def _refuse(self, entry: ClientEntry, append: Append, *, one_by_one: bool) -> Append | None:
-        """Journal what lies before the first malformed records, and refuse those."""
-        data, last_seq = append.data, append.last_seq
-        count = last_seq - append.first_seq + 1
-        fault = first_fault(data, entry.tag_counts, append.skip, count)
-        first = append.first_seq + fault.index
-        bad = Append(first, first + fault.count - 1, 0, data[fault.start : fault.end])
-        if not one_by_one:
-            bad = Append(first, last_seq, 0, data[fault.start :])
-        if fault.index:
-            self._append(
-                entry, Append(append.first_seq, first - 1, append.skip, data[: fault.start])
-            )
-        reason = str(fault.error)
-        if fault.error.code == "undefined" and entry.identity is not None and not entry.crowded:
-            # Its definition was lost on the way; a client that is asked says it again.
-            actions = entry.session.undefined(bad)
-        else:
-            actions = entry.session.refuse(bad, reason)
-        self._act(entry, actions)
-        if entry.session.greeted:  # else it was only asked
-            who = f"client {entry.row.uuid.hex()} of run {entry.run.name!r:.100}"
-            self._refusals.note(
-                "record",
-                fault.error.code,
-                reason,
-                bad.data,
-                count=bad.last_seq - first + 1,
-                who=who,
-            )
-        if entry.identity is not None:
-            return None
-        # Nobody is left to announce the gap, and to send the rest again.
-        self._act(entry, entry.session.receive(Gap(bad.first_seq, bad.last_seq, reason)))
-        if bad.last_seq == last_seq:
-            return None
-        rest = entry.session.receive(Batch(bad.last_seq + 1, last_seq, data[fault.end :]))
-        return next((action for action in rest if isinstance(action, Append)), None)
 
     def _reassembling(self) -> int:
         return sum(entry.session.reassembling_bytes for entry in self._clients.values())

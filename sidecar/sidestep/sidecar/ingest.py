@@ -137,7 +137,13 @@ class Ingest(threading.Thread):
             self._journal = self._open_journal()
             self._own = OwnPoints(self._journal)
             self._clients = Clients(
-                self._journal, self.daemon_id, self._limits, self._send, self._log, self._refusals
+                self._journal,
+                self.daemon_id,
+                self._limits,
+                self._send,
+                self._own.purge,
+                self._log,
+                self._refusals,
             )
             self._clients.load()
             self._gates = Gates(
@@ -170,6 +176,8 @@ class Ingest(threading.Thread):
                     touched.append(entry)
             self._inbox_round()
             touched += self._adoption_round(now)
+            adopting = [a.hello.run for a in self._adoptions if not a.exhausted]
+            touched += self._clients.settle(adopting, now)
             self._clients.look_after(now)
             self._clients.store()
             self._journal.commit()
@@ -237,7 +245,9 @@ class Ingest(threading.Thread):
     def _adoption_round(self, now: float) -> list[ClientEntry]:
         """Find dead clients' outboxes, and read a little of the first one."""
         wanted = self._scan_wanted
-        if wanted > self._scanned or now >= self._next_scan:
+        awaited = wanted > self._scanned or self._clients.attempts.scan_wanted
+        if awaited or now >= self._next_scan:
+            self._clients.attempts.scan_wanted = False
             self._next_scan = now + _SCAN_S
             known = {adoption.path for adoption in self._adoptions}
             for found in find_dead(self._outbox_dirs, known, self._log):

@@ -28,6 +28,7 @@ from .journal_reader import (
     read_alarm_states,
     read_runs,
 )
+from .trails import SCHEMA as TRAILS_SCHEMA
 
 SCHEMA_VERSION: Final = 2
 _CHECKPOINT_BYTES: Final = 1 << 20
@@ -123,6 +124,11 @@ class Journal:
         self._floor: int | None = None  # rows up to here are old enough to leave
         self.last_row = self._number("SELECT seq FROM sqlite_sequence WHERE name = 'batches'")
         self.totals = self._run_totals()
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """For what else is stored in the same transactions (`trails`)."""
+        return self._connection
 
     # --- transactions --------------------------------------------------------------------
 
@@ -369,7 +375,7 @@ def _open(path: str, full_sync: bool) -> sqlite3.Connection:
         elif version != SCHEMA_VERSION:
             raise sqlite3.DatabaseError(f"version {version} of the journal, not {SCHEMA_VERSION}")
         connection.execute("SELECT count(*) FROM sqlite_sequence").fetchone()
-        connection.executescript(_ADDED)
+        connection.executescript(_ADDED + TRAILS_SCHEMA)
     except BaseException:
         connection.close()
         raise

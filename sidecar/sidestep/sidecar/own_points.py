@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+
+from sidestep.proto import Value
 from sidestep.proto.records import Scalars, encode_scalars, encode_value
 
 from .alarms import states_of
@@ -58,6 +61,11 @@ class OwnPoints:
             self._journal.put_alarm_states(run.id, points.alarm_states)
             run.alarms = {**run.alarms, **states_of(points.alarm_states)}
         return True
+
+    def purge(self, run: RunEntry, step: int) -> None:
+        """Journal that TensorBoard shall hide what it has of `step` of the run and later ones."""
+        mark = Value("purge", "purge", step, time.time_ns())
+        self.append(run, DaemonPoints(run.id, "resume", values=[mark]))
 
     def _source(self, run_id: int, source: str) -> tuple[ClientRow, dict[tuple[str, ...], int]]:
         found = self._sources.get((run_id, source))

@@ -20,6 +20,7 @@ from sidestep.proto.limits import MAX_TAGS_PER_RECORD
 from sidestep.proto.records import SCALARS, SCALARS_HEAD, VALUE, VALUE_HEAD, decode_value
 
 _HEAD: Final = Struct("<IBBHII")  # what the records of one stretch have in common
+_STEP: Final = Struct("<q")
 _HEAD_WORDS: Final = SCALARS_HEAD.size // 8  # header; tag set and count; step; time
 
 
@@ -139,7 +140,11 @@ def read_points(
 
 
 def check_rows(
-    data: bytes | memoryview, tag_counts: Mapping[int, int], skip: int, records: int
+    data: bytes | memoryview,
+    tag_counts: Mapping[int, int],
+    skip: int,
+    records: int,
+    stretches: list[tuple[int, int, int, int]] | None = None,
 ) -> tuple[bytes | memoryview, int, frozenset[str]]:
     """See that `data` may be journalled.
 
@@ -148,6 +153,8 @@ def check_rows(
         tag_counts: the number of tags of each of the client's tag sets.
         skip: how many records at its beginning are journalled already.
         records: how many must follow them.
+        stretches: takes up (tag set, records, first step, furthest step) of each stretch of like
+            records that follow those; the tag set of a value is -1.
 
     Returns:
         The bytes without the skipped records, the step of the last one, and the kinds of the
@@ -161,20 +168,31 @@ def check_rows(
     start: int | None = 0 if skip == 0 else None
     last = 0
     step_at = 16
+    longs: npt.NDArray[np.int64] = np.frombuffer(data, "<i8", len(data) // 8)
     kinds: set[str] = set()
     for at, length, n, tag_set in split(data):
         if tag_set < 0:
-            kinds.add(decode_value(memoryview(data)[at : at + length]).kind)
+            kind = decode_value(memoryview(data)[at : at + length]).kind
+            if total >= skip:
+                kinds.add(kind)
         elif tag_counts.get(tag_set) != length // 8 - _HEAD_WORDS:
             raise RemoteProtocolError("undefined", f"scalars of undefined tag set {tag_set}")
         if start is None and total + n > skip:
             start = at + (skip - total) * length
+        step_at = 16 if tag_set >= 0 else 8
+        if stretches is not None and total + n > skip:
+            if n == 1:  # the rule where records are mixed: numpy takes its time for one number
+                (step,) = _STEP.unpack_from(data, at + step_at)
+                stretches.append((tag_set, 1, step, step))
+            else:
+                new = min(n, total + n - skip)
+                steps = longs[(at + step_at) // 8 :: length // 8][n - new : n]
+                stretches.append((tag_set, new, int(steps[0]), int(steps.max())))
         total += n
         last = at + (n - 1) * length
-        step_at = 16 if tag_set >= 0 else 8
     if total != skip + records or start is None:
         raise RemoteProtocolError(
             "malformed", f"{total} records in a batch that says {skip + records}"
         )
-    step = int(np.frombuffer(data, "<i8", 1, last + step_at)[0])
-    return (data if start == 0 else memoryview(data)[start:]), step, frozenset(kinds)
+    kept = data if start == 0 else memoryview(data)[start:]
+    return kept, int(longs[(last + step_at) // 8]), frozenset(kinds)

@@ -12,8 +12,20 @@ from .supervisor import SinkHandle, Supervisor
 
 
 def run_state(clients: Sequence[ClientEntry]) -> str:
-    """``running`` while a client lives, else ``lost`` if one died, else ``finished``."""
-    states = {entry.row.state for entry in clients}
+    """``running`` while a client lives, else ``lost`` if one died, else ``finished``.
+
+    A client that died is forgotten when another of its rank has gone on with what it had begun.
+    """
+    resumed: dict[int, int] = {}
+    for entry in clients:
+        if entry.trail.resumed:
+            latest = max(resumed.get(entry.row.rank, 0), entry.trail.attempt)
+            resumed[entry.row.rank] = latest
+    states = {
+        entry.row.state
+        for entry in clients
+        if entry.row.state != "lost" or entry.trail.attempt >= resumed.get(entry.row.rank, 0)
+    }
     if "live" in states:
         return "running"
     return "lost" if "lost" in states else "finished"
@@ -62,6 +74,7 @@ def _run(run: RunEntry, clients: Sequence[ClientEntry]) -> dict[str, Any]:
         "alarm": alarms.worst(run.alarms.values()).value,
         "alarms": alarms.details(run.alarms),
         "log_dir": run.spec.log_dir,
+        "attempts": max((entry.trail.attempt for entry in clients), default=0),
         "clients": sum(entry.row.state == "live" for entry in clients),
         "records": records(clients),
     }
