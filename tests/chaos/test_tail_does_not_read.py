@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +24,7 @@ from sidestep.sidecar.cli.follow import Follower
 from sidestep.sidecar.feed import STATUS_TOPIC, Feed
 from sidestep.sidecar.journal import ClientRow, Journal
 from sidestep.sidecar.journal_reader import JournalReader
+from sidestep.sidecar.observers import feed_door
 from tests.support.fixtures import Connect
 from tests.support.oracle import assert_exactly, points, read_scalars
 from tests.support.sandbox import Sandbox
@@ -192,7 +194,11 @@ def test_a_feed_that_falls_behind_is_counted_too(tmp_path: Path) -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     endpoint = f"ipc://{tmp_path}/feed"
     feed = Feed(
-        context, endpoint, path, 7, lambda: {"daemon": {"daemon_id": 7}}, lambda: {run_id: RUN}
+        partial(feed_door, endpoint, 8, print),
+        path,
+        7,
+        lambda: {"daemon": {"daemon_id": 7}},
+        lambda: {run_id: RUN},
     )
     feed.start()
     listener = context.socket(zmq.SUB)

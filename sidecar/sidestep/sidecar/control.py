@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-import zmq
-
 from . import history, status
+from .door import Door
 from .drain import Drain
 from .ingest import Ingest
 from .journal_reader import JournalReader
 from .supervisor import SinkHandle, Supervisor
 
 _MAX_REQUEST_BYTES: Final = 1 << 20
+_QUESTIONS: Final = 16
 _HISTORY_POINTS: Final = 10_000
 _MAX_DRAINS: Final = 1000
 
@@ -24,8 +24,7 @@ class Control:
     """The control socket; lives in the daemon's main thread.
 
     Args:
-        context: ZeroMQ context of the daemon.
-        endpoint: where to listen.
+        door: where those come in who ask.
         reader: what `history` is read from.
         ingest: knows the runs and the clients.
         supervisor: knows the sinks.
@@ -36,8 +35,7 @@ class Control:
 
     def __init__(
         self,
-        context: zmq.Context[zmq.Socket[bytes]],
-        endpoint: str,
+        door: Door,
         reader: JournalReader,
         ingest: Ingest,
         supervisor: Supervisor,
@@ -52,25 +50,21 @@ class Control:
         self._stop = stop
         self._reader = reader
         self._drains: dict[int, Drain] = {}
-        self.socket = context.socket(zmq.ROUTER)
-        self.socket.setsockopt(zmq.LINGER, 0)
-        self.socket.setsockopt(zmq.MAXMSGSIZE, _MAX_REQUEST_BYTES)
-        self.socket.bind(endpoint)
+        self._door = door
+
+    def fileno(self) -> int:
+        """For a poller: readable when somebody asks."""
+        return self._door.fileno()
 
     def answer(self) -> None:
-        """Answer one question that has come."""
-        identity, *frames = self.socket.recv_multipart()
-        try:
-            request = json.loads(frames[-1]) if frames else {}
-            reply = self._reply(cast("dict[str, Any]", request))
-        except Exception as error:  # noqa: BLE001 - a bad request must not end the daemon
-            reply = {"error": f"{type(error).__name__}: {error}"}
-        try:
+        """Answer the questions that have come."""
+        for identity, frames in self._door.receive(_QUESTIONS, _MAX_REQUEST_BYTES):
+            try:
+                reply = self._reply(cast("dict[str, Any]", json.loads(frames[-1])))
+            except Exception as error:  # noqa: BLE001 - a bad request must not end the daemon
+                reply = {"error": f"{type(error).__name__}: {error}"}
             # A REQ socket's empty frame comes before the question and goes before the answer.
-            envelope = [identity, *frames[:-1], json.dumps(reply).encode()]
-            self.socket.send_multipart(envelope, zmq.DONTWAIT)
-        except zmq.ZMQError:
-            pass  # the asker has gone
+            self._door.send(identity, [*frames[:-1], json.dumps(reply).encode()])
 
     def advance(self) -> None:
         """Look again at every drain that is under way."""
@@ -113,7 +107,7 @@ class Control:
 
     def close(self) -> None:
         """Stop listening."""
-        self.socket.close(linger=0)
+        self._door.close()
 
     # --- one question each ---------------------------------------------------------------------
 

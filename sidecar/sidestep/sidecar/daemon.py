@@ -28,6 +28,7 @@ from .journal import Journal
 from .journal_reader import JournalReader
 from .keys import load as load_keys
 from .lock import DaemonLock, held, lock_places
+from .observers import control_door, feed_door
 from .roster import Limits
 from .sampling import Sampling
 from .supervisor import SinkHandle, Supervisor
@@ -90,6 +91,7 @@ class Daemon:
             SidestepError, OSError, sqlite3.Error, zmq.ZMQError: it cannot work like this.
         """
         files = descriptors.raise_limit()
+        observers = descriptors.observers(files)
         umask = os.umask(0o077)
         cursors = os.path.join(self._state_dir, "cursors")
         os.makedirs(cursors, mode=0o700, exist_ok=True)
@@ -130,8 +132,7 @@ class Daemon:
             self._settings.sample_interval_s, self._ingest.submit, socket.gethostname()
         )
         self._control = Control(
-            self._context,
-            self._paths.control_endpoint,
+            control_door(self._paths.control_endpoint, observers, self._log),
             self._reader,
             self._ingest,
             self._supervisor,
@@ -140,8 +141,7 @@ class Daemon:
             lambda now: self._begin_stop(now=now, by_user=True),
         )
         self._feed = Feed(
-            self._context,
-            self._paths.feed_endpoint,
+            partial(feed_door, self._paths.feed_endpoint, observers, self._log),
             self._journal_path,
             self._ingest.daemon_id,
             self._control.status,
@@ -203,9 +203,10 @@ class Daemon:
 
     def _once(self) -> None:
         poller = zmq.Poller()
-        poller.register(self._control.socket, zmq.POLLIN)
-        poller.register(self._wake_read, zmq.POLLIN)
-        heard: dict[int, Callable[[], None]] = {self._wake_read: self._drain_wake}
+        heard: dict[int, Callable[[], None]] = {
+            self._wake_read: self._drain_wake,
+            self._control.fileno(): self._control.answer,
+        }
         for sink in self._supervisor.children():
             heard[sink.child.fileno()] = partial(self._hear_sink, sink)
         if self._deriving.fileno() >= 0:
@@ -215,10 +216,7 @@ class Daemon:
         for fd in heard:
             poller.register(fd, zmq.POLLIN)
         for ready, _ in poller.poll(_TICK_MS):
-            if ready is self._control.socket:
-                self._control.answer()
-            else:
-                heard[cast("int", ready)]()
+            heard[cast("int", ready)]()
         self._tick()
 
     def _hear_sink(self, sink: SinkHandle) -> None:
@@ -226,6 +224,7 @@ class Daemon:
 
     def _tick(self) -> None:
         self._obey()
+        self._control.answer()  # nobody may ask, but some may have left
         snapshot = self._ingest.snapshot
         live = self._ingest.snapshot.live_runs()
         if live:

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 from sidestep.proto import RemoteProtocolError
@@ -31,19 +32,35 @@ _TURN_FRAMES: Final = 64
 _HELD_BYTES: Final = 128 << 20
 """Frames that are not whole, of all peers together."""
 
-_UNSENT_BYTES: Final = 1 << 20
-"""Answers that a peer does not read."""
-
 _ACCEPTS: Final = 64
 _BACKLOG: Final = 4096
-_STRANGER_S: Final = 10.0
-"""A peer must have said who it is after so long ..."""
-
-_SILENT_S: Final = 30.0
-"""... and must go on to bring a whole message as often: clients do it each second."""
-
 _LOOK_S: Final = 1.0
 _PAUSE_S: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Manners:
+    """What is expected of those who come in by a door, and what they get.
+
+    Attributes:
+        own: the type of ZeroMQ socket that this end is.
+        peers: those that may connect.
+        max_connections: at once.
+        max_frame_bytes: the largest frame.
+        max_parts: frames of a message.
+        stranger_s: after so long without a whole message a stranger is put out ...
+        silent_s: ... and somebody who was admitted.
+        unsent_bytes: what waits for a peer that does not read; beyond it nothing is sent to it.
+    """
+
+    own: str
+    peers: Sequence[str]
+    max_connections: int
+    max_frame_bytes: int
+    max_parts: int = 1
+    stranger_s: float = 10.0
+    silent_s: float = 30.0
+    unsent_bytes: int = 1 << 20
 
 
 class _Peer:
@@ -68,7 +85,7 @@ class _Peer:
         self.heard = time.monotonic()
         self.known = False
         self.held = 0  # bytes of what is no whole message yet
-        self.messages: deque[bytes] = deque()
+        self.messages: deque[list[bytes]] = deque()
         self.waits = 0  # bytes of those
         self.unsent = bytearray()
 
@@ -78,23 +95,23 @@ class Door:
 
     Args:
         paths: of the sockets; what is left there of an earlier daemon is replaced.
-        max_connections: at most so many at once.
-        max_frame_bytes: the largest frame.
+        manners: what is expected.
         refused: told of each peer that is put out for what it sent: why, and what it was.
-        farewell: makes the message that says why.
+        farewell: makes the message that says why; None to say nothing.
+
+    Attributes:
+        turned_away: connections that were ended for want of room.
     """
 
     def __init__(
         self,
         paths: Sequence[str],
-        max_connections: int,
-        max_frame_bytes: int,
+        manners: Manners,
         refused: Callable[[RemoteProtocolError, bytes], None],
-        farewell: Callable[[RemoteProtocolError], bytes],
+        farewell: Callable[[RemoteProtocolError], bytes] | None = None,
     ) -> None:
         self.turned_away = 0
-        self._max_connections = max_connections
-        self._max_frame_bytes = max_frame_bytes
+        self._manners = manners
         self._refused = refused
         self._farewell = farewell
         self._selector = selectors.DefaultSelector()
@@ -118,6 +135,10 @@ class Door:
         """How many connections there are."""
         return len(self._peers)
 
+    def __contains__(self, identity: bytes) -> bool:
+        """Whether this peer is still there."""
+        return identity in self._peers
+
     def fileno(self) -> int:
         """For a poller: readable when there may be something to do."""
         return self._selector.fileno()
@@ -127,33 +148,39 @@ class Door:
         """Whether something waits that no poller will tell of."""
         return bool(self._waiting)
 
-    def receive(self, max_frames: int, max_bytes: int) -> list[tuple[bytes, bytes]]:
-        """What has come, as (who, message), each peer in turn; about `max_bytes` at most."""
+    @property
+    def unsent(self) -> bool:
+        """Whether somebody has not taken all that was sent to it."""
+        return any(peer.unsent for peer in self._peers.values())
+
+    def receive(self, max_messages: int, max_bytes: int) -> list[tuple[bytes, list[bytes]]]:
+        """What has come, as (who, frames), each peer in turn; about `max_bytes` at most."""
         self._read(max_bytes)
         self._look()
-        found: list[tuple[bytes, bytes]] = []
+        found: list[tuple[bytes, list[bytes]]] = []
         nbytes = 0
-        while self._waiting and len(found) < max_frames and nbytes < max_bytes:
+        while self._waiting and len(found) < max_messages and nbytes < max_bytes:
             peer = self._waiting.popleft()
             for _ in range(min(len(peer.messages), _TURN_FRAMES)):
                 message = peer.messages.popleft()
-                peer.waits -= len(message)
-                nbytes += len(message)
+                size = sum(map(len, message))
+                peer.waits -= size
+                nbytes += size
                 found.append((peer.identity, message))
             if peer.messages:
                 self._waiting.append(peer)
         return found
 
-    def send(self, identity: bytes, message: bytes) -> bool:
-        """Send, if the peer is there and reads; whether it was taken."""
+    def send(self, identity: bytes, message: Sequence[bytes]) -> bool:
+        """Send frames as one message, if the peer is there and reads; whether it was taken."""
         peer = self._peers.get(identity)
-        if peer is None or len(peer.unsent) > _UNSENT_BYTES:
+        if peer is None or len(peer.unsent) > self._manners.unsent_bytes:
             return False
-        peer.unsent += framed([message])
+        peer.unsent += framed(message)
         return self._flush(peer)
 
     def admit(self, identity: bytes) -> None:
-        """This peer is a client: it stays as long as it is heard."""
+        """This peer is no stranger: it stays as long as it is heard."""
         peer = self._strangers.pop(identity, None)
         if peer is not None:
             peer.known = True
@@ -226,9 +253,8 @@ class Door:
             peer.heard = time.monotonic()
             if not peer.messages:
                 self._waiting.append(peer)
-            for (message,) in messages:
-                peer.messages.append(message)
-                peer.waits += len(message)
+            peer.messages += messages
+            peer.waits += sum(len(frame) for message in messages for frame in message)
         return len(data)
 
     def _accept(self, listener: object) -> bool:
@@ -244,7 +270,7 @@ class Door:
                 if not self._make_room():
                     self._pause()
                 return False
-            if len(self._peers) >= self._max_connections and not self._make_room():
+            if len(self._peers) >= self._manners.max_connections and not self._make_room():
                 self.turned_away += 1
                 sock.close()
                 continue
@@ -252,7 +278,8 @@ class Door:
             self._count += 1
             # As no ZeroMQ socket may call itself, and none is called.
             identity = b"\0\0here" + self._count.to_bytes(8, "big")
-            connection = Connection("ROUTER", ("DEALER",), self._max_frame_bytes)
+            rules = self._manners
+            connection = Connection(rules.own, rules.peers, rules.max_frame_bytes, rules.max_parts)
             peer = self._peers[identity] = _Peer(sock, identity, connection)
             self._strangers[identity] = peer
             self._selector.register(sock, selectors.EVENT_READ, peer)
@@ -285,7 +312,7 @@ class Door:
             return
         self._next_look = now + _LOOK_S
         for peer in list(self._peers.values()):
-            patience = _SILENT_S if peer.known else _STRANGER_S
+            patience = self._manners.silent_s if peer.known else self._manners.stranger_s
             if now - peer.heard >= patience and not peer.messages:
                 self._put_out(peer)
 
@@ -308,7 +335,7 @@ class Door:
         """Put a peer out for what it sent, and tell it why if it understands that."""
         self._refused(error, data)
         unsent = peer.unsent + peer.connection.answers
-        if peer.connection.ready:
+        if peer.connection.ready and self._farewell is not None:
             unsent += framed([self._farewell(error)])
         with suppress(OSError):
             peer.socket.send(unsent)

@@ -9,28 +9,29 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, cast
 
 import msgpack
-import zmq
 
 from sidestep.proto import RemoteProtocolError
 
+from .door import Door
 from .journal_reader import JournalReader, Row
 
 STATUS_TOPIC: Final = b"\0status"
 _INTERVAL_S: Final = 0.02
 _STATUS_S: Final = 1.0
 _MAX_BEHIND_ROWS: Final = 2000
+_SUBSCRIPTIONS: Final = 1000
+"""Of one subscriber."""
 
 
 class Feed(threading.Thread):
     """The thread.
 
     Args:
-        context: ZeroMQ context of the daemon.
-        endpoint: where subscribers connect.
+        open_door: opens the door for subscribers; called in this thread.
         journal_path: what to read.
         daemon_id: said in every message, so that a subscriber notices a restart.
         status: the status object, published once a second.
@@ -39,16 +40,14 @@ class Feed(threading.Thread):
 
     def __init__(
         self,
-        context: zmq.Context[zmq.Socket[bytes]],
-        endpoint: str,
+        open_door: Callable[[], Door],
         journal_path: str,
         daemon_id: int,
         status: Callable[[], dict[str, Any]],
         run_names: Callable[[], dict[int, str]],
     ) -> None:
         super().__init__(name="feed", daemon=True)
-        self._context = context
-        self._endpoint = endpoint
+        self._open_door = open_door
         self._journal_path = journal_path
         self._daemon_id = daemon_id
         self._status = status
@@ -56,7 +55,7 @@ class Feed(threading.Thread):
         self._news = threading.Event()
         self._stopping = threading.Event()
         self._newest = 0
-        self._topics: dict[bytes, int] = {}
+        self._wanted: dict[bytes, set[bytes]] = {}  # topics by subscriber
 
     def rows(self, newest: int) -> None:
         """There are rows up to `newest`."""
@@ -70,47 +69,50 @@ class Feed(threading.Thread):
 
     def run(self) -> None:
         """Publish until stopped."""
-        # XPUB tells of subscriptions: without any, nothing needs to be read.
-        socket = self._context.socket(zmq.XPUB)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.XPUB_VERBOSER, 1)
-        # By count, and a message may have a megabyte: this bounds a `tail` that does not read.
-        socket.setsockopt(zmq.SNDHWM, 128)
-        socket.bind(self._endpoint)
+        door = self._open_door()
         reader = JournalReader(self._journal_path)
         done, next_status = self._newest, 0.0
         try:
             while not self._stopping.is_set():
-                self._news.wait(0.2)
+                self._news.wait(_INTERVAL_S if door.unsent else 0.2)
                 self._news.clear()
-                self._subscriptions(socket)
-                if self._topics:
-                    done = self._publish(socket, reader, done)
+                self._subscriptions(door)
+                if self._wanted:  # else nothing needs to be read
+                    done = self._publish(door, reader, done)
                     if time.monotonic() >= next_status:
                         next_status = time.monotonic() + _STATUS_S
                         message = {
                             "status": self._status(),
                             "totals": self._totals(reader, done),
                         }
-                        socket.send_multipart([STATUS_TOPIC, _pack(message)])
+                        self._send(door, STATUS_TOPIC, _pack(message))
                     self._stopping.wait(_INTERVAL_S)
                 else:
                     done = self._newest
         finally:
             reader.close()
-            socket.close(linger=0)
+            door.close()
 
-    def _subscriptions(self, socket: zmq.Socket[bytes]) -> None:
-        while socket.poll(0):
-            data = socket.recv()
-            topic = data[1:]
-            count = self._topics.get(topic, 0) + (1 if data[:1] == b"\1" else -1)
-            if count > 0:
-                self._topics[topic] = count
-            else:
-                self._topics.pop(topic, None)
+    def _subscriptions(self, door: Door) -> None:
+        for identity, (data,) in door.receive(_SUBSCRIPTIONS, _SUBSCRIPTIONS * 1024):
+            topics = self._wanted.setdefault(identity, set())
+            if data[:1] == b"\1" and len(topics) < _SUBSCRIPTIONS:
+                topics.add(data[1:])
+                door.admit(identity)
+            elif data[:1] == b"\0":
+                topics.discard(data[1:])
+        for identity in [one for one in self._wanted if one not in door]:
+            del self._wanted[identity]
 
-    def _publish(self, socket: zmq.Socket[bytes], reader: JournalReader, done: int) -> int:
+    def _is_wanted(self, topic: bytes) -> bool:
+        return any(_matches(topic, topics) for topics in self._wanted.values())
+
+    def _send(self, door: Door, topic: bytes, payload: bytes) -> None:
+        for identity, topics in self._wanted.items():
+            if _matches(topic, topics):
+                door.send(identity, [topic, payload])
+
+    def _publish(self, door: Door, reader: JournalReader, done: int) -> int:
         if self._newest - done > _MAX_BEHIND_ROWS:
             done = self._newest - _MAX_BEHIND_ROWS
         names = self._run_names()
@@ -119,7 +121,7 @@ class Feed(threading.Thread):
             run_id = reader.run_of_client(row.client_id)
             run = names.get(run_id, "")
             topic = run.encode() + b"\0"
-            if not any(topic.startswith(wanted) for wanted in self._topics):
+            if not self._is_wanted(topic):
                 continue
             message = {
                 "run": run,
@@ -130,7 +132,7 @@ class Feed(threading.Thread):
                 "daemon_id": self._daemon_id,
                 "scalars": [list(block) for block in scalar_rows(reader, row)],
             }
-            socket.send_multipart([topic, _pack(message)])
+            self._send(door, topic, _pack(message))
         return done
 
     def _totals(self, reader: JournalReader, done: int) -> list[tuple[int, str, int]]:
@@ -138,8 +140,12 @@ class Feed(threading.Thread):
         return [
             (run_id, name, reader.total(run_id, done))
             for run_id, name in self._run_names().items()
-            if any((name.encode() + b"\0").startswith(wanted) for wanted in self._topics)
+            if self._is_wanted(name.encode() + b"\0")
         ]
+
+
+def _matches(topic: bytes, prefixes: Iterable[bytes]) -> bool:
+    return any(topic.startswith(prefix) for prefix in prefixes)
 
 
 def scalar_rows(reader: JournalReader, row: Row) -> list[tuple[list[str], list[int], Any, Any]]:

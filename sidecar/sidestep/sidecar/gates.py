@@ -20,7 +20,7 @@ import zmq
 from sidestep.proto import Reject, RemoteProtocolError, encode
 from sidestep.proto.limits import MAX_FRAME_BYTES
 
-from .door import Door
+from .door import Door, Manners
 from .refusals import Refusals
 from .tcp_door import EndpointError, TcpDoor
 
@@ -54,7 +54,8 @@ class Gates:
         self._growth_bytes = growth_bytes
         self._refused_before = 0  # by TCP doors that are closed
         paths = [endpoint.removeprefix(_IPC) for endpoint in endpoints]
-        self._door = Door(paths, max_connections, MAX_FRAME_BYTES, self._refused, _farewell)
+        manners = Manners("ROUTER", ("DEALER",), max_connections, MAX_FRAME_BYTES)
+        self._door = Door(paths, manners, self._refused, _farewell)
         self._tcp: TcpDoor | None = None
         try:
             self._tcp = open_tcp() if open_tcp is not None else None
@@ -83,7 +84,7 @@ class Gates:
         """What has come, as (who, frame); waits for it."""
         if not self._door.busy:
             self._wait(wait_ms)
-        found = self._door.receive(max_frames, max_bytes)
+        found = [(who, message[0]) for who, message in self._door.receive(max_frames, max_bytes)]
         if self._open_tcp is not None:
             if self._tcp is None:
                 self._reopen()
@@ -96,7 +97,7 @@ class Gates:
         """Send to whoever `identity` is, if it is there and reads: it will ask again."""
         with suppress(zmq.ZMQError):
             if self._tcp is None or not self._tcp.send(identity, frame):
-                self._door.send(identity, frame)
+                self._door.send(identity, [frame])
 
     def admit(self, identity: bytes) -> None:
         """This peer has said who it is."""

@@ -13,7 +13,7 @@ The NULL mechanism alone: who may connect, the socket's file says. As in ZeroMQ'
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from struct import Struct
 from typing import Final
 
@@ -94,7 +94,7 @@ class Connection:
             if flags & _MORE:
                 if len(self._parts) >= self._max_parts:
                     raise RemoteProtocolError(
-                        "multipart", f"a message of more than {self._max_parts} frames"
+                        "multipart", f"a message of over {self._max_parts} frame(s)"
                     )
                 continue
             messages.append(self._parts)
@@ -160,7 +160,7 @@ class Connection:
             raise RemoteProtocolError("no_protocol", f"the peer says {data[1:200]!a}")
 
 
-def framed(frames: list[bytes]) -> bytes:
+def framed(frames: Sequence[bytes]) -> bytes:
     """One message as it is sent."""
     last = len(frames) - 1
     return b"".join(
