@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from ..terminal import make_printing_harmless
 from .common import CommandError, environment_paths
 from .control_client import Control, NoDaemonError, RefusedError
 from .drain import await_drained, drain_progress
@@ -43,6 +44,8 @@ def run(
 
     `sidestep run -- python train.py --epochs 10`
     """
+    # When the terminal goes, CMD's end and what it logged still have to be seen to.
+    make_printing_harmless()
     paths = environment_paths()
     file = absolute_config(config)
     with hold(paths):
