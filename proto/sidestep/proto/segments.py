@@ -279,17 +279,22 @@ class Outbox:
             if state == PIECE:
                 pieces.setdefault(seq, []).append((piece, index))
         expected = self.words[ACKED_SEQ] + 1
+        known = 0  # the last number that a segment has had
         for first_seq, index in small:
             used = entries[index][2]
             # No record is shorter than its header, so that it has at most that many numbers.
             in_range = 0 < first_seq <= MAX_SEQ - used // HEADER.size
             if not in_range or used > self.layout.segment_bytes or used % 8:
                 raise RemoteProtocolError("malformed", f"segment of {used} bytes at {first_seq}")
+            if first_seq <= known:
+                # Or one large record could be asked for by every segment, and never end.
+                raise RemoteProtocolError("malformed", f"two segments with record {first_seq}")
             if first_seq > expected:
                 yield m.Gap(expected, first_seq - 1, "dropped by the client: outbox full")
             for message in self._small(index, first_seq, used, pieces):
                 yield message
-                expected = (message.seq if isinstance(message, m.Part) else message.last_seq) + 1
+                known = message.seq if isinstance(message, m.Part) else message.last_seq
+                expected = max(expected, known + 1)
 
     def _small(
         self, index: int, first_seq: int, used: int, pieces: dict[int, list[tuple[int, int]]]

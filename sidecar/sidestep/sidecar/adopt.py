@@ -6,13 +6,19 @@ import fcntl
 import mmap
 import os
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from typing import Final
 
 from sidestep.proto import Batch, Books, Message, Part, RemoteProtocolError, Tags
+from sidestep.proto.limits import MAX_SEQ, PROTOCOL_VERSION
 from sidestep.proto.paths import OUTBOX_SUFFIX
 from sidestep.proto.segments import ACKED_DROPPED, ACKED_SEQ, FINISHED, LOST, REJECTED, Outbox
 
 _TAG_SETS_PER_MESSAGE = 1000
+
+DAMAGED_SUFFIX: Final = ".damaged"
+"""Ends the name of an outbox that could not be read to its end."""
 
 
 class Adoption:
@@ -25,6 +31,7 @@ class Adoption:
         rejected: values that it rejected.
         finished: whether it ended well, and only found nobody to take its leave of.
         exhausted: whether everything in it was taken.
+        damage: what is wrong with the rest, if not all of it could be read.
     """
 
     def __init__(self, path: str, fd: int) -> None:
@@ -36,33 +43,51 @@ class Adoption:
         self.hello = replace(
             self._outbox.hello(), acked_seq=words[ACKED_SEQ], acked_dropped=words[ACKED_DROPPED]
         )
-        self.lost = words[LOST]
-        self.rejected = words[REJECTED]
+        if not self.hello.min_version <= PROTOCOL_VERSION <= self.hello.max_version:
+            raise RemoteProtocolError("version", "its client spoke another version")
+        # Any 64 bits may lie there: what is no count of records must not get into the books.
+        self.lost = min(words[LOST], MAX_SEQ)
+        self.rejected = min(words[REJECTED], MAX_SEQ)
         self.finished = bool(words[FINISHED])
         self.exhausted = False
+        self.damage: str | None = None
         self._messages = self._all()
 
     def take(self, nbytes: int) -> Iterator[Message]:
-        """Messages of about `nbytes`; sets `exhausted` when there are no more."""
-        for message in self._messages:
-            yield message
-            if isinstance(message, (Batch, Part)):
-                nbytes -= len(message.data)
-                if nbytes <= 0:
-                    return
+        """Messages of about `nbytes`; sets `exhausted` when there are no more, or none is whole."""
+        try:
+            for message in self._messages:
+                yield message
+                if isinstance(message, (Batch, Part)):
+                    nbytes -= len(message.data)
+                    if nbytes <= 0:
+                        return
+        except RemoteProtocolError as error:
+            self.damage = str(error)
         self.exhausted = True
 
     def books(self, last_seq: int, dropped: int) -> Books:
         """The client's last books, given the numbers of what was taken from it in all."""
-        return Books(last_seq + self.lost, dropped + self.lost, self.rejected)
+        lost = min(self.lost, MAX_SEQ - last_seq)
+        return Books(last_seq + lost, dropped + lost, self.rejected)
 
     def remove(self) -> None:
-        """Everything of it is durable: delete the file."""
+        """Everything of it that is whole is durable: delete the file, or put it aside."""
         try:
-            os.unlink(self.path)
-        except FileNotFoundError:
-            pass
+            if self.damage is None:
+                os.unlink(self.path)
+            else:
+                os.rename(self.path, self.path + DAMAGED_SUFFIX)
+        except OSError:
+            pass  # it is gone, or stays: what is in it is known by its numbers
         self.close()
+
+    def told(self) -> str:
+        """What became of it, as a sentence for the log."""
+        sentence = f"adopted the outbox of a client of run {self.hello.run.name!r} that has gone"
+        if self.damage is None:
+            return sentence
+        return f"{sentence}; not all of it: {self.damage}. Kept as {self.path}{DAMAGED_SUFFIX}"
 
     def close(self) -> None:
         """Let go of the file, which stays."""
@@ -129,7 +154,8 @@ def _try(path: str, log: Callable[[str], None]) -> Adoption | None:
         os.close(fd)
         return None
     except (RemoteProtocolError, ValueError) as error:
-        log(f"outbox {path} is damaged ({error}): kept as {path}.damaged")
-        os.rename(path, path + ".damaged")
+        log(f"outbox {path} is damaged ({error}): kept as {path}{DAMAGED_SUFFIX}")
+        with suppress(OSError):
+            os.rename(path, path + DAMAGED_SUFFIX)
         os.close(fd)
         return None

@@ -60,11 +60,23 @@ def find(path: str, journal: int) -> Cursor | None:
         return None
     if len(data) < 4 or zlib.crc32(data[4:]) != int.from_bytes(data[:4], "little"):
         return None
-    fields = cast("dict[str, Any]", msgpack.unpackb(data[4:]))
-    dropped = int(fields.get("dropped", 0))
-    if fields["journal"] != journal:
-        return Cursor(state=fields["state"], journal=journal, dropped=dropped)
-    return Cursor(int(fields["row"]), int(fields["total"]), fields["state"], journal, dropped)
+    try:
+        fields = cast("dict[str, Any]", msgpack.unpackb(data[4:]))
+        state = fields["state"]
+        row, total, dropped = (_count(fields.get(name, 0)) for name in ("row", "total", "dropped"))
+    except (AttributeError, KeyError, TypeError, ValueError, msgpack.UnpackException):
+        return None  # whole, but of no version that this one knows
+    if state is not None and not isinstance(state, dict):
+        return None
+    if fields.get("journal") != journal:
+        return Cursor(state=state, journal=journal, dropped=dropped)
+    return Cursor(row, total, state, journal, dropped)
+
+
+def _count(number: object) -> int:
+    if type(number) is not int or not 0 <= number < 1 << 63:
+        raise ValueError(f"no number of rows or records: {number!r:.40}")
+    return number
 
 
 def store(path: str, cursor: Cursor) -> None:

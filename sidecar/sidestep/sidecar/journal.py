@@ -9,7 +9,6 @@ it is not among the newest `history_bytes`, which `tail --history` and a restart
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from collections import deque
@@ -21,12 +20,15 @@ import msgpack
 
 from sidestep.proto import RunSpec
 
+from . import journal_check
 from .journal_reader import (
     kinds_condition,
     kinds_text,
     pack_spec,
     read_alarm_states,
     read_runs,
+    read_totals,
+    readable_tag_sets,
 )
 from .trails import SCHEMA as TRAILS_SCHEMA
 
@@ -118,12 +120,12 @@ class Journal:
         self.path = path
         self._now_ns = now_ns
         self._history_bytes = history_bytes
-        self._connection = _open_or_quarantine(path, full_sync, log)
+        self._connection = journal_check.opened(path, lambda: _open(path, full_sync), log)
         self._marks: deque[tuple[int, int]] = deque()  # (row, bytes since the mark before it)
         self._mark_bytes = self._marked_bytes = 0
         self._floor: int | None = None  # rows up to here are old enough to leave
         self.last_row = self._number("SELECT seq FROM sqlite_sequence WHERE name = 'batches'")
-        self.totals = self._run_totals()
+        self.totals = read_totals(self._connection)
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -147,7 +149,7 @@ class Journal:
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
         self.last_row = self._number("SELECT seq FROM sqlite_sequence WHERE name = 'batches'")
-        self.totals = self._run_totals()
+        self.totals = read_totals(self._connection)
 
     def close(self) -> None:
         """Close the database."""
@@ -320,42 +322,18 @@ class Journal:
         rows = self._connection.execute(
             "SELECT id, tags FROM tag_sets WHERE client_id = ?", (client_id,)
         )
-        return {int(tag_set): len(msgpack.unpackb(tags)) for tag_set, tags in rows}
+        return {tag_set: len(tags) for tag_set, tags in readable_tag_sets(rows)}
 
     def tag_set_ids(self, client_id: int) -> dict[tuple[str, ...], int]:
         """The ids of a client's tag sets."""
         rows = self._connection.execute(
             "SELECT id, tags FROM tag_sets WHERE client_id = ?", (client_id,)
         )
-        return {tuple(msgpack.unpackb(tags)): int(tag_set) for tag_set, tags in rows}
+        return {tags: tag_set for tag_set, tags in readable_tag_sets(rows)}
 
     def _number(self, sql: str, parameters: tuple[object, ...] = ()) -> int:
         found = self._connection.execute(sql, parameters).fetchone()
         return int(found[0]) if found else 0
-
-    def _run_totals(self) -> dict[int, int]:
-        # The newest row of each run, found through the index.
-        rows = self._connection.execute(
-            "SELECT runs.id, (SELECT total FROM batches WHERE run_id = runs.id "
-            "ORDER BY id DESC LIMIT 1) FROM runs"
-        )
-        return {int(run): int(total or 0) for run, total in rows}
-
-
-def _open_or_quarantine(
-    path: str, full_sync: bool, log: Callable[[str], None]
-) -> sqlite3.Connection:
-    try:
-        return _open(path, full_sync)
-    except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError):
-            raise  # the disk or its rights, not the file's content
-        aside = f"{path}.damaged-{time.strftime('%Y%m%d-%H%M%S')}"
-        log(f"journal {path} is damaged ({error}): kept as {aside}, starting a new one")
-        for suffix in ("", "-wal", "-shm"):
-            if os.path.exists(path + suffix):
-                os.rename(path + suffix, aside + suffix)
-        return _open(path, full_sync)
 
 
 def _open(path: str, full_sync: bool) -> sqlite3.Connection:
@@ -373,7 +351,9 @@ def _open(path: str, full_sync: bool) -> sqlite3.Connection:
                 f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
         elif version != SCHEMA_VERSION:
-            raise sqlite3.DatabaseError(f"version {version} of the journal, not {SCHEMA_VERSION}")
+            raise journal_check.DamagedJournalError(
+                f"version {version} of the journal, not {SCHEMA_VERSION}"
+            )
         connection.execute("SELECT count(*) FROM sqlite_sequence").fetchone()
         connection.executescript(_ADDED + TRAILS_SCHEMA)
     except BaseException:

@@ -14,6 +14,12 @@ from sidestep.proto import RunSpec
 _NO_ROW: Final = (1 << 63) - 1
 """After every row."""
 
+# SQLite gives back what a page says, of any type. A bad row must be known as such, and be passed.
+_COLUMNS: Final = (
+    "id, coalesce(CAST(client_id AS INTEGER), 0), max(0, coalesce(CAST(records AS INTEGER), 0)), "
+    "max(0, coalesce(CAST(total AS INTEGER), 0)), coalesce(CAST(data AS BLOB), x'')"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -57,7 +63,7 @@ class JournalReader:
 
         Read in one go: a long read would keep the write-ahead log from shrinking.
         """
-        sql = "SELECT id, client_id, records, total, data FROM batches WHERE id > ?"
+        sql = f"SELECT {_COLUMNS} FROM batches WHERE id > ?"  # noqa: S608
         parameters: list[int | str] = [after]
         if until is not None:
             sql, parameters = sql + " AND id <= ?", [*parameters, until]
@@ -86,9 +92,7 @@ class JournalReader:
             rows = self._connection.execute(
                 "SELECT id, tags FROM tag_sets WHERE client_id = ?", (client_id,)
             )
-            known = self._tag_sets[client_id] = {
-                int(tag_set): tuple(msgpack.unpackb(tags)) for tag_set, tags in rows
-            }
+            known = self._tag_sets[client_id] = dict(readable_tag_sets(rows))
         return known
 
     def run_of_client(self, client_id: int) -> int:
@@ -173,6 +177,22 @@ def rows_iterator(reader: JournalReader, after: int, until: int) -> Iterator[Row
         after = rows[-1].id
 
 
+def readable_tag_sets(
+    rows: Iterable[tuple[object, object]],
+) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Tag sets by their ids, out of what the journal has; one that is damaged is not defined."""
+    for tag_set, data in rows:
+        if not isinstance(tag_set, int) or not isinstance(data, bytes):
+            continue
+        try:
+            tags = msgpack.unpackb(data)
+        except (ValueError, msgpack.UnpackException):
+            continue
+        # Of any length: a deriver puts its suffix behind the longest tag that a client may have.
+        if isinstance(tags, list) and tags and all(isinstance(tag, str) for tag in tags):
+            yield tag_set, tuple(tags)
+
+
 def kinds_text(kinds: Iterable[str]) -> str:
     """Kinds as one text in which a kind can be found by its delimiters."""
     return "".join(f",{kind}," for kind in sorted(kinds))
@@ -194,6 +214,15 @@ def read_runs(connection: sqlite3.Connection) -> dict[int, RunSpec]:
     """All runs by their ids."""
     rows = connection.execute("SELECT id, spec FROM runs ORDER BY id")
     return {int(run_id): unpack_spec(spec) for run_id, spec in rows}
+
+
+def read_totals(connection: sqlite3.Connection) -> dict[int, int]:
+    """How many records each run has had: its newest row says so, found through the index."""
+    rows = connection.execute(
+        "SELECT runs.id, (SELECT total FROM batches WHERE run_id = runs.id "
+        "ORDER BY id DESC LIMIT 1) FROM runs"
+    )
+    return {int(run): int(total or 0) for run, total in rows}
 
 
 def _quoted(path: str) -> str:

@@ -81,7 +81,7 @@ class BlockReader:
             self._frames.offset -= rest
 
     def _take(self, body: bytes) -> Iterator[ScalarBlock]:
-        kind, number, rows, width = form.BODY_HEAD.unpack_from(body)
+        kind, number, rows, width = form.head_of(body)
         if kind == form.TAGS:
             self._define(body)
         if kind != form.BLOCK:

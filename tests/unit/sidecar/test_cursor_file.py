@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
+import msgpack
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
@@ -63,3 +65,24 @@ def test_a_crash_before_the_rename_leaves_the_old_cursor(
     with pytest.raises(KeyboardInterrupt):
         store(path, Cursor(2, 2, None, 77))
     assert load(path, 77) == Cursor(1, 1, None, 77)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [],
+        {"state": None, "journal": 77},
+        {"row": -1, "total": 0, "state": None, "journal": 77},
+        {"row": "7", "total": 0, "state": None, "journal": 77},
+        {"row": 1 << 63, "total": 0, "state": None, "journal": 77},
+        {"row": 7, "total": 0, "state": "text", "journal": 77},
+    ],
+    ids=str,
+)
+def test_a_whole_cursor_of_another_form_is_none_or_the_beginning(
+    tmp_path: Path, fields: object
+) -> None:
+    path = tmp_path / "1.tensorboard"
+    data: bytes = msgpack.packb(fields)
+    path.write_bytes(zlib.crc32(data).to_bytes(4, "little") + data)
+    assert load(str(path), 77) == Cursor(journal=77)

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,8 @@ from sidestep.proto import (
     encode,
 )
 from sidestep.proto.records import Array, Scalars, encode_scalars, encode_value
-from sidestep.proto.segments import SMALL, Outbox
+from sidestep.proto.segments import LOST, REJECTED, SMALL, Outbox
+from sidestep.sidecar import journal_check
 from sidestep.sidecar.alarms import State, TagState, packed
 from sidestep.sidecar.ingest import Ingest
 from sidestep.sidecar.journal import Journal
@@ -349,6 +351,72 @@ def test_a_dead_clients_outbox_is_delivered_once_and_removed(service: Service) -
     service.until(lambda s: [c.row.state for c in s.clients] == ["lost"])
     service.until(lambda _: not os.path.exists(path))
     assert service.rows() == [(1,), (2,), (3,)]
+
+
+def _harmed(peer: Peer, harm: str) -> bytes:
+    """An outbox with three records, and damage that only shows when it is read."""
+    buffer = bytearray(1 << 20)
+    outbox = Outbox.create(memoryview(buffer), peer.hello)
+    outbox.define_tags(("loss",))
+    data = bytes(_batch(1, 3).data)
+    for index, first_seq in ((0, 1), (1, 4)):
+        outbox.open(index, SMALL, first_seq)
+        base = outbox.base(index)
+        buffer[base : base + len(data)] = data
+        outbox.table[outbox.used_word(index)] = len(data)
+    if harm == "record":
+        buffer[outbox.base(1) : outbox.base(1) + 4] = bytes(4)
+    elif harm == "tags":
+        buffer[outbox.layout.tags_at] = 255
+    elif harm == "books":
+        outbox.words[LOST] = outbox.words[REJECTED] = (1 << 64) - 1
+    return bytes(buffer)
+
+
+@pytest.mark.parametrize(("harm", "rows"), [("record", 3), ("tags", 0), ("books", 6)], ids=str)
+def test_an_outbox_that_is_damaged_within_is_read_up_to_there_and_put_aside(
+    service: Service, harm: str, rows: int
+) -> None:
+    peer = Peer(service)
+    os.makedirs(service.outboxes)
+    path = Path(service.outboxes, "x.outbox")
+    path.with_suffix(".new").write_bytes(_harmed(peer, harm))
+    path.with_suffix(".new").rename(path)
+    service.until(lambda s: [c.row.state for c in s.clients] == ["lost"])
+    service.until(lambda _: not path.exists())
+    assert len(service.rows()) == rows
+    assert os.listdir(service.outboxes) == ([] if harm == "books" else ["x.outbox.damaged"])
+    assert service.ingest.is_alive()
+    peer.greet()
+
+
+def test_a_journal_that_turns_out_to_be_damaged_is_put_aside_by_the_next_daemon(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_check, "_CHECKED_BYTES", 0)  # as of one that is too large
+    service.stop()
+    with closing(sqlite3.connect(service.path)) as connection:
+        (page,) = connection.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'batches_with_values'"
+        ).fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    with open(service.path, "r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * size)
+    service.ingest = service._new()
+    peer = Peer(service)
+    peer.greet()
+    assert peer.ask(_batch(1, 2)) == Ack(2, 0, 1 << 20), "nobody has met it yet"
+    value = b"".join(encode_value(Value("text", "t", 3, 1, {"text": "x"}))[1])
+    peer.socket.send(encode(Batch(3, 3, value)))
+    wait_until(lambda: not service.ingest.is_alive(), 20, "ingest goes on")
+    assert "damaged" in service.said[-1]
+    said: list[str] = []
+    Journal(service.path, log=said.append).close()
+    assert "starting a new one" in said[0]
+    assert service.rows() == []
+    Journal(service.path, log=said.append).close()
+    assert len(said) == 1, "the new one is not put aside, too"
 
 
 def test_a_damaged_outbox_is_put_aside(service: Service) -> None:

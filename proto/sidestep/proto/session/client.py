@@ -282,12 +282,12 @@ class ClientSession:
         # An acknowledgement can be late, never early: a smaller number says nothing new.
         if durable_seq <= self.acked_seq:
             return []
-        self.acked_seq, self.acked_dropped = durable_seq, dropped
+        self.acked_seq, self.acked_dropped = durable_seq, min(dropped, durable_seq)
         self._progress, self._retry_s = now, RETRY_S
         while self._in_flight and self._in_flight[0][0] <= durable_seq:
             self._in_flight_bytes -= self._in_flight.popleft()[1]
         self.next_seq = max(self.next_seq, durable_seq + 1)
-        return [Durable(durable_seq, dropped), *self._goodbye(now)]
+        return [Durable(durable_seq, self.acked_dropped), *self._goodbye(now)]
 
     def _refused(self, message: m.Nack, now: float) -> list[ClientAction]:
         match message.code:

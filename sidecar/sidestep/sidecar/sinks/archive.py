@@ -23,7 +23,15 @@ import google_crc32c
 from ..points import Points, ScalarBlock
 from . import archive_format as form
 from .base import SinkContext, SinkState
-from .event_file import CRC, HEAD, EventFile, LostFileError, masked, open_folder
+from .event_file import (
+    CRC,
+    HEAD,
+    MAX_FILE_BYTES,
+    EventFile,
+    LostFileError,
+    masked,
+    open_folder,
+)
 
 _FLUSH_BYTES: Final = 1 << 20
 """Blocks are handed to the system in portions of about this size, and at each commit."""
@@ -58,6 +66,8 @@ class ArchiveSink:
         state = context.state or {}
         name, offset, tags = state.get("file"), state.get("offset"), state.get("tags")
         if not (isinstance(name, str) and isinstance(offset, int) and isinstance(tags, int)):
+            name, offset, tags = "", 0, 0
+        if not 0 <= tags <= offset < MAX_FILE_BYTES:
             name, offset, tags = "", 0, 0
         self._name, self._offset, self._newest_tags = name, offset, tags
         if form.number_of(name) < 0:
@@ -210,8 +220,8 @@ def _tag_sets(folder: int, name: str, newest: int, end: int) -> dict[tuple[str, 
 
 def _body(fd: int, at: int, end: int) -> bytes:
     """The body of the frame at `at`, which ends at `end` or before."""
-    head = os.pread(fd, HEAD.size, at)
-    if len(head) == HEAD.size and 0 < at < end:
+    head = os.pread(fd, HEAD.size, at) if 0 < at < end else b""
+    if len(head) == HEAD.size:
         length = int(HEAD.unpack(head)[0])
         if length <= min(form.MAX_BODY_BYTES, end - at):
             data = os.pread(fd, length + CRC.size, at + HEAD.size)

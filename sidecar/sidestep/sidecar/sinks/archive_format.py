@@ -113,7 +113,7 @@ def run_of(body: bytes) -> str:
     Raises:
         FormatError: it is another kind of file, or of a version to come.
     """
-    kind, version, _, _ = _head(body)
+    kind, version, _, _ = head_of(body)
     if kind != FILE:
         raise FormatError("it does not begin as an archive of scalars does")
     if version != VERSION:
@@ -131,7 +131,7 @@ def tags_of(body: bytes) -> tuple[int, tuple[str, ...], int]:
     Raises:
         FormatError: it does not define tags.
     """
-    kind, tag_set, _, count = _head(body)
+    kind, tag_set, _, count = head_of(body)
     if kind != TAGS or len(body) < BODY_HEAD.size + _PREVIOUS.size:
         raise FormatError("no definition of tags")
     (previous,) = _PREVIOUS.unpack_from(body, BODY_HEAD.size)
@@ -143,7 +143,12 @@ def tags_of(body: bytes) -> tuple[int, tuple[str, ...], int]:
     return tag_set, tuple(cast("list[str]", tags)), previous
 
 
-def _head(body: bytes) -> tuple[int, int, int, int]:
+def head_of(body: bytes) -> tuple[int, int, int, int]:
+    """Kind, tag set, rows and tags of a body.
+
+    Raises:
+        FormatError: it is shorter than that.
+    """
     if len(body) < BODY_HEAD.size:
         raise FormatError(f"a frame of {len(body)} bytes")
     return cast("tuple[int, int, int, int]", BODY_HEAD.unpack_from(body))

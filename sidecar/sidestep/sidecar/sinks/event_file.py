@@ -38,6 +38,9 @@ CRC: Final = Struct("<I")
 MASK_DELTA: Final = 0xA282EAD8
 """TFRecord's: it stores no plain CRC, since a CRC of bytes that hold their own CRC says little."""
 
+MAX_FILE_BYTES: Final = 1 << 60
+"""No file is longer: an offset beyond it is no offset."""
+
 _LENGTH: Final = Struct("<Q")
 _VERSION: Final = b"brain.Event:2"
 

@@ -20,7 +20,7 @@ from typing import Any, Final, cast
 from sidestep.proto.limits import MAX_SUFFIX_BYTES
 from sidestep.proto.naming import safe_name
 
-from .event_file import EventFile, LostFileError, open_folder, version_record
+from .event_file import MAX_FILE_BYTES, EventFile, LostFileError, open_folder, version_record
 
 _NAME: Final = re.compile(r"events\.out\.tfevents\.(\d{10,12})\.[^/\0]+")
 _FILE_NUMBERS: Final = itertools.count()  # of this process, as TensorBoard's own writer counts
@@ -89,6 +89,8 @@ class FolderLog:
         fields = cast("dict[str, Any]", state if isinstance(state, dict) else {})
         name, offset = fields.get("file"), fields.get("offset")
         if not isinstance(name, str) or not isinstance(offset, int) or not _NAME.fullmatch(name):
+            return False
+        if not 0 <= offset < MAX_FILE_BYTES:
             return False
         self._name, self._offset, self._committed = name, offset, offset
         self._resume()
@@ -206,6 +208,14 @@ def safe_folder(name: str) -> str:
     if name and not 0 < len(parts) <= _MAX_DEPTH:
         raise ValueError(f"a folder has 1 to {_MAX_DEPTH} names, not {name!r:.200}")
     return "/".join(parts)
+
+
+def is_safe_folder(name: object) -> bool:
+    """Whether `name` is a folder below a run's, as `safe_folder` makes them."""
+    try:
+        return isinstance(name, str) and name != "" and safe_folder(name) == name
+    except ValueError:
+        return False
 
 
 def _safe_part(part: str) -> str:

@@ -18,7 +18,7 @@ from sidestep.proto.limits import MAX_TAG_BYTES
 
 from ..points import ScalarBlock, wall_times_s
 from .event_file import record
-from .folder_log import safe_folder
+from .folder_log import is_safe_folder, safe_folder
 
 _MAX_SERIES: Final = 4096
 """They are stored with every commit."""
@@ -59,7 +59,8 @@ class SeriesTable:
             for tag, fields in cast("dict[object, object]", state).items():
                 match fields:
                     case [str(folder), str(name), str(style)] if isinstance(tag, str):
-                        self._series[tag] = Series(safe_folder(folder), name, style)
+                        if not folder or is_safe_folder(folder):
+                            self._series[tag] = Series(folder, name, style)
                     case _:
                         pass
 

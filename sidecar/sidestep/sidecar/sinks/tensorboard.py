@@ -22,7 +22,7 @@ from sidestep.proto import Value
 from ..points import Points, ScalarBlock
 from .base import SinkContext, SinkState
 from .event_file import record
-from .folder_log import FolderLog, safe_folder, safe_suffix
+from .folder_log import FolderLog, is_safe_folder, safe_folder, safe_suffix
 from .scalar_events import ScalarEvents
 from .series import PLAIN, SeriesTable, tensor_records
 from .side_files import write_side_file
@@ -82,7 +82,7 @@ class TensorBoardSink:
         self._series_committed = self._series.state()
         self._own = own = self._log("")
         for folder, stored in _mapping(state.get("folders")).items():
-            if len(self._below) < _MAX_FOLDERS and folder and folder == safe_folder(folder):
+            if len(self._below) < _MAX_FOLDERS and is_safe_folder(folder):
                 log = self._log(folder)
                 if log.restore(stored):
                     self._below[folder] = log
