@@ -6,6 +6,7 @@ directory in their environment. By that they are found and ended, one by one, wh
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -187,6 +188,10 @@ class Sandbox:
             text=True,
         )
 
+    def said(self) -> str:
+        """All that the newest daemon in the foreground has printed."""
+        return self._daemons[-1].said()
+
     # --- what the daemon says ------------------------------------------------------------------
 
     def daemon_pid(self) -> int | None:
@@ -302,7 +307,8 @@ class Sandbox:
                 print(f"--- {log.name}\n{data.decode(errors='replace')}")
         shutil.rmtree(self.root, ignore_errors=True)
         for place in outbox_dirs(self.paths, str(self.state), os.getuid()):
-            shutil.rmtree(place, ignore_errors=True)
+            for folder in glob.glob(f"{glob.escape(place)}*"):  # also those for other machines
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _end_processes(self) -> None:
         deadline = time.monotonic() + READY_S

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,13 @@ class Training:
     """A trainer process in a sandbox. What is left out of its plan is as in `Plan`."""
 
     def __init__(
-        self, sandbox: Sandbox, *, limit: int = 0, env: dict[str, str] | None = None, **plan: Any
+        self,
+        sandbox: Sandbox,
+        *,
+        limit: int = 0,
+        env: dict[str, str] | None = None,
+        prefix: Sequence[str] = (),
+        **plan: Any,
     ) -> None:
         number = len(list(sandbox.root.glob("trainer-*.log")))
         self.plan = Plan(record=str(sandbox.root / f"trainer-{number}.record"), **plan)
@@ -32,7 +39,11 @@ class Training:
         self.log = sandbox.root / f"trainer-{number}.log"
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.trainer", json.dumps(asdict(self.plan))],
+                [
+                    *prefix,
+                    *(sys.executable, "-m", "tests.support.trainer"),
+                    json.dumps(asdict(self.plan)),
+                ],
                 cwd=ROOT,
                 env=sandbox.env(**(env or {})),
                 stdin=subprocess.DEVNULL,

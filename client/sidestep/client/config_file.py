@@ -12,7 +12,10 @@ from sidestep.proto import SidestepError
 from .plain import plain_config
 
 _BLOCKS: Final = ("logging", "sidecar")
-LOGGING_KEYS: Final = ("experiment_name", "log_dir", "log_frequency", "wandb", "tensorboard")
+LOGGING_KEYS: Final = (
+    *("experiment_name", "log_dir", "log_frequency", "wandb", "tensorboard"),
+    "keys",
+)
 _TENSORBOARD_KEYS: Final = ("enabled",)
 _WANDB_KEYS: Final = ("enabled", "project", "entity", "tags", "mode", "id", "group", "notes")
 
@@ -31,6 +34,7 @@ class LoggingBlock:
         tensorboard: whether to write TensorBoard event files.
         wandb: settings of the W&B run, or None for none.
         log_frequency: steps between two looks of a trainer that asks for it.
+        keys: the folder of CURVE keys, for TCP.
     """
 
     experiment_name: Any = None
@@ -38,6 +42,7 @@ class LoggingBlock:
     tensorboard: bool | None = None
     wandb: dict[str, object] | None = None
     log_frequency: int | None = None
+    keys: Any = None
 
 
 def read(path: str | None) -> LoggingBlock:
@@ -79,6 +84,7 @@ def logging_block(block: Any, where: str = "logging") -> LoggingBlock:
         _enabled(given.get("tensorboard"), _TENSORBOARD_KEYS, f"{where}.tensorboard"),
         _wandb(given.get("wandb"), f"{where}.wandb"),
         _frequency(given.get("log_frequency"), f"{where}.log_frequency"),
+        given.get("keys"),
     )
 
 

@@ -21,10 +21,9 @@ from struct import error as struct_error
 from typing import Any, Final, Literal, Self
 
 from sidestep.proto import Alarm, Books, ClientSession, Hello
-from sidestep.proto.paths import outbox_dirs
 from sidestep.proto.session import ClientState
 
-from . import outbox_file
+from . import outboxes
 from .alarms import Alarms
 from .books import Stats, Totals
 from .checks import check_reduce, nanoseconds, step_number
@@ -84,9 +83,8 @@ class Client:
             host=socket.gethostname(),
             device_uuids=device_uuids(),
         )
-        places = outbox_dirs(settings.paths, settings.state_dir, os.getuid())
         most = _SILENT_OUTBOX_BYTES if self._silent else settings.outbox_bytes
-        self._memory = outbox_file.create(places, min(most, settings.outbox_bytes), hello)
+        self._memory = outboxes.create(settings, min(most, settings.outbox_bytes), hello)
         prefix = f"rank_{settings.rank}/" if settings.ranks == "all" else ""
         self._outbox = Outbox(self._memory.layout, prefix)
         self._rejections = Rejections(self._outbox.count_rejected)
@@ -113,6 +111,7 @@ class Client:
             self._launcher(),
             self._alarms.hear,
             self._housekeeping,
+            settings.keys,
         )
         self._live = True
         _living.add(self)

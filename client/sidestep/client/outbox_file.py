@@ -60,7 +60,9 @@ class OutboxMemory:
             self._fd = -1
 
 
-def create(directories: Iterable[str], nbytes: int, hello: Hello) -> OutboxMemory:
+def create(
+    directories: Iterable[str], nbytes: int, hello: Hello, *, adoptable: bool = True
+) -> OutboxMemory:
     """Make an outbox of `nbytes`, in the first of `directories` that can hold it.
 
     Args:
@@ -68,6 +70,7 @@ def create(directories: Iterable[str], nbytes: int, hello: Hello) -> OutboxMemor
             wherever it is.
         nbytes: size of the whole file.
         hello: who the client is; the outbox's path is filled in.
+        adoptable: whether the client's daemon looks into `directories`; if not, it is not told.
 
     Raises:
         LocalProtocolError: `nbytes` is too small for what `hello` says.
@@ -78,7 +81,7 @@ def create(directories: Iterable[str], nbytes: int, hello: Hello) -> OutboxMemor
     on_memory = [d for d in wanted if is_memory(d)]
     for directory in dict.fromkeys([*on_memory, *wanted[-1:]]):
         try:
-            return _create_file(directory, nbytes, hello)
+            return _create_file(directory, nbytes, hello, adoptable)
         except OSError as error:
             causes.append(f"{directory}: {error.strerror or error}")
     memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -131,7 +134,7 @@ def make_private(directory: str) -> None:
         path = parent
 
 
-def _create_file(directory: str, nbytes: int, hello: Hello) -> OutboxMemory:
+def _create_file(directory: str, nbytes: int, hello: Hello, adoptable: bool) -> OutboxMemory:
     make_private(directory)
     _remove_old_drafts(directory)
     room = os.statvfs(directory)
@@ -147,7 +150,8 @@ def _create_file(directory: str, nbytes: int, hello: Hello) -> OutboxMemory:
         os.posix_fallocate(fd, 0, nbytes)
         # Populated at once, so that no later store pays for a page.
         memory = mmap.mmap(fd, nbytes, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
-        layout = Outbox.create(memoryview(memory), replace(hello, outbox=path))
+        told = replace(hello, outbox=path) if adoptable else hello
+        layout = Outbox.create(memoryview(memory), told)
         os.rename(draft, path)
     except BaseException:
         _unlink(draft)

@@ -29,7 +29,7 @@ from sidestep.proto import (
     decode,
     encode,
 )
-from sidestep.proto.limits import MAX_FRAME_BYTES, MAX_TAG_SET_BYTES
+from sidestep.proto.limits import MAX_TAG_SET_BYTES
 from sidestep.proto.session import (
     ClientAction,
     ClientState,
@@ -43,7 +43,9 @@ from sidestep.proto.session import (
 
 from .chunks import Chunk, Slice
 from .holes import Hole
+from .keys import ClientKeys
 from .launch import Launcher
+from .link import Link
 from .outbox import Outbox
 from .segment import Large
 from .wake import WakePipe
@@ -73,6 +75,7 @@ class Sender(threading.Thread):
         launcher: starts a daemon when there is none; None to never start one.
         on_alarm: called with each alarm.
         housekeeping: called at each wake-up (collects staged values while the trainer is silent).
+        keys: for TCP.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class Sender(threading.Thread):
         launcher: Launcher | None,
         on_alarm: Callable[[Alarm], None],
         housekeeping: Callable[[], None],
+        keys: ClientKeys | None = None,
     ) -> None:
         super().__init__(name="sidestep-sender", daemon=True)
         self._session = session
@@ -93,6 +97,7 @@ class Sender(threading.Thread):
         self._launcher = launcher
         self._on_alarm = on_alarm
         self._housekeeping = housekeeping
+        self._keys = keys
         self._pipe = WakePipe()
         self._started_at = 0.0
         self._stop_at = math.inf
@@ -161,7 +166,8 @@ class Sender(threading.Thread):
 
     def _converse(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         """One connection, from HELLO until it must be thrown away."""
-        socket = _connect(context, self._endpoint)
+        link = Link(context, self._endpoint, self._keys)
+        socket = link.socket
         poller = zmq.Poller()
         poller.register(socket, zmq.POLLIN)
         poller.register(self._pipe.read_fd, zmq.POLLIN)
@@ -172,7 +178,8 @@ class Sender(threading.Thread):
             self._do(socket, self._session.connected(time.monotonic()))
             while not self._over() and self._session.state is not ClientState.REJECTED:
                 now = time.monotonic()
-                self._look_around(now)
+                link.look()
+                self._look_around(now, link)
                 if self._finish_seq is not None:
                     self._do(socket, self._session.finish(self._finish_seq, now))
                 self._do(socket, self._session.tick(now))
@@ -191,28 +198,26 @@ class Sender(threading.Thread):
                         self._pipe.drain()
                         next_pump = 0.0
         finally:
-            socket.close(linger=0)
+            link.close()
         while time.monotonic() < self._reconnect_at and not self._over():
-            self._look_around(time.monotonic())
+            self._look_around(time.monotonic(), link)
             time.sleep(min(IDLE_S, max(0.0, self._reconnect_at - time.monotonic())))
         while self._session.state is ClientState.REJECTED and not self._over():
             self._housekeeping()
             time.sleep(IDLE_S)  # nobody is waited for; the connection is somebody else's now
 
-    def _look_around(self, now: float) -> None:
+    def _look_around(self, now: float, link: Link) -> None:
         """What is not about sending: staged values, the daemon's existence, the user."""
         self._housekeeping()
         self._session.books = self._books()
         if self._session.quiet_s(now) > _QUIET_S or self._session.state in _UNCONNECTED:
             if self._launcher is not None:
                 self._launcher.ensure(now)
-            if not self._warned and now - self._started_at > _SILENCE_S:
+            if not self._warned and (link.certain or now - self._started_at > _SILENCE_S):
                 self._warned = True
-                logger.warning(
-                    "sidestep: no daemon answers at %s; metrics wait in the outbox. Start one "
-                    "with: sidestep start",
-                    self._endpoint,
-                )
+                why = link.refusal or f"no daemon answers at {self._endpoint}"
+                start = "" if link.refusal else ". Start one with: sidestep start"
+                logger.warning("sidestep: %s; metrics wait in the outbox%s", why, start)
 
     def _receive(self, socket: zmq.Socket[bytes]) -> None:
         while True:
@@ -316,15 +321,3 @@ class Sender(threading.Thread):
         except zmq.Again:
             return False
         return True
-
-
-def _connect(context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> zmq.Socket[bytes]:
-    socket = context.socket(zmq.DEALER)
-    socket.setsockopt(zmq.LINGER, 0)
-    # By count; the session's credit bounds the bytes.
-    socket.setsockopt(zmq.SNDHWM, 1000)
-    socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
-    socket.setsockopt(zmq.RECONNECT_IVL, 50)
-    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
-    socket.connect(endpoint)
-    return socket

@@ -22,6 +22,7 @@ from sidestep.proto.paths import (
 
 from . import config_file
 from .config_file import ConfigurationError, known_keys
+from .keys import ClientKeys, for_endpoint
 from .plain import plain_config
 
 _MIN_OUTBOX_BYTES: Final = 256 << 10
@@ -57,6 +58,7 @@ class Settings:
         strict: whether bad values raise.
         disabled: whether everything is a no-op.
         attempt: how often an elastic agent has restarted the job.
+        keys: for an endpoint that is TCP; None without keys.
     """
 
     run: RunSpec
@@ -72,6 +74,7 @@ class Settings:
     strict: bool
     disabled: bool
     attempt: int
+    keys: ClientKeys | None = None
 
 
 def resolve(
@@ -91,6 +94,7 @@ def resolve(
     on_full: str,
     outbox_bytes: int,
     strict: bool | None,
+    keys: str | os.PathLike[str] | None = None,
 ) -> Settings:
     """Put argument before environment before file before default, and check everything.
 
@@ -124,9 +128,12 @@ def resolve(
         _tags(tags),
     )
     _check_describable(spec)
+    disabled = flag(environ, "SIDESTEP_DISABLED")
+    address = _endpoint(_first(endpoint, environ.get("SIDESTEP_ENDPOINT")), paths)
+    folder = _first(keys, environ.get("SIDESTEP_KEYS"), file.keys)
     return Settings(
         run=spec,
-        endpoint=_endpoint(_first(endpoint, environ.get("SIDESTEP_ENDPOINT")), paths),
+        endpoint=address,
         paths=paths,
         state_dir=state_dir(environ, os.path.expanduser("~")),
         autostart=_switch("autostart", autostart),
@@ -136,8 +143,9 @@ def resolve(
         on_full=on_full,
         outbox_bytes=outbox_bytes,
         strict=flag(environ, "SIDESTEP_STRICT") if strict is None else _switch("strict", strict),
-        disabled=flag(environ, "SIDESTEP_DISABLED"),
+        disabled=disabled,
         attempt=_number("attempt", None, environ.get("TORCHELASTIC_RESTART_COUNT"), 0, low=0),
+        keys=None if disabled else for_endpoint(address, folder),
     )
 
 

@@ -14,6 +14,9 @@ MAX_SOCKET_PATH_BYTES: Final = 107
 """What the kernel takes for a Unix socket, without the closing NUL."""
 
 OUTBOX_SUFFIX: Final = ".outbox"
+REMOTE_FILE: Final = "endpoint"
+"""In a folder of outboxes for another machine's daemon: its address, and where the keys are."""
+
 DEFAULT_LOG_DIR: Final = "results/logs"
 
 
@@ -115,6 +118,14 @@ def outbox_dirs(
         os.path.join(shared_memory, f"sidestep-{uid}", digest),
         os.path.join(state_dir, "outboxes"),
     )
+
+
+def remote_suffix(endpoint: str) -> str:
+    """What follows the name of a folder of outboxes when their daemon is at a TCP `endpoint`.
+
+    The daemon of this machine does not look into it: what lies there is another one's.
+    """
+    return "-" + hashlib.sha256(endpoint.encode()).hexdigest()[:12]
 
 
 def state_dir(environ: Mapping[str, str], home: str) -> str:

@@ -78,7 +78,7 @@ def test_argument_before_environment_before_file(config_file: Path) -> None:
     environ |= {
         "SIDESTEP_RUN": "from-environment",
         "SIDESTEP_LOG_DIR": "/environment/logs",
-        "SIDESTEP_ENDPOINT": "tcp://environment:1",
+        "SIDESTEP_ENDPOINT": "tcp://localhost:1",
         "RANK": "1",
         "WORLD_SIZE": "4",
         "SIDESTEP_STRICT": "1",
@@ -86,7 +86,7 @@ def test_argument_before_environment_before_file(config_file: Path) -> None:
     }
     found = settings(environ)
     assert (found.run.name, found.run.log_dir) == ("from-environment", "/environment/logs")
-    assert found.endpoint == "tcp://environment:1"
+    assert found.endpoint == "tcp://localhost:1"
     assert (found.rank, found.world_size, found.attempt, found.strict) == (1, 4, 2, True)
 
     found = settings(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from .control_client import Control, NoAnswerError, NoDaemonError, RefusedError
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
+
+    from sidestep.proto.paths import RuntimePaths
 
 _FIRST_PAUSE_S: Final = 0.02
 _LONGEST_PAUSE_S: Final = 0.25
@@ -167,9 +170,12 @@ def drain(
     """Wait until everything that was logged so far is written.
 
     Returns 0 once TensorBoard, Weights & Biases and all the other sinks have written what the
-    daemon had when this was called, and 1 at the timeout. The daemon goes on meanwhile.
+    daemon had when this was called, and 1 at the timeout. The daemon goes on meanwhile. What
+    trainers that died here left for a daemon on another machine is brought to it first.
     """
     control = Control(environment_paths())
+    if not deliver_elsewhere(control.paths, timeout, console(stderr=True).print):
+        return
     last: list[str] = ["the daemon did not say what is left"]
     try:
         with drain_progress() as show:
@@ -189,6 +195,27 @@ def drain(
             f"not everything was written within {timeout:g} s: {last[0]}. "
             "`sidestep status` shows what each sink is doing"
         )
+
+
+def deliver_elsewhere(
+    paths: RuntimePaths, timeout_s: float | None, say: Callable[[str], None]
+) -> bool:
+    """Bring what dead trainers left for a daemon on another machine to it.
+
+    Returns:
+        Whether a daemon on this machine has, or may have, something to write as well.
+
+    Raises:
+        CommandError: not everything could be delivered; it is still there.
+    """
+    from ..remote_outboxes import deliver, is_elsewhere
+
+    failures = deliver(paths, os.environ, timeout_s, say)
+    if failures:
+        raise CommandError("not delivered: " + "; ".join(failures))
+    return Control(paths).daemon() is not None or not is_elsewhere(
+        os.environ.get("SIDESTEP_ENDPOINT")
+    )
 
 
 def _without_daemon(control: Control, timeout_s: float | None, show: Progress) -> bool:

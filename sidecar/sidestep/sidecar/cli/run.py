@@ -10,10 +10,12 @@ from typing import Annotated
 
 import typer
 
+from sidestep.proto.paths import RuntimePaths
+
 from ..terminal import make_printing_harmless
-from .common import CommandError, environment_paths
+from .common import CommandError, console, environment_paths
 from .control_client import Control, NoDaemonError, RefusedError
-from .drain import await_drained, drain_progress
+from .drain import await_drained, deliver_elsewhere, drain_progress
 from .launch import ensure_daemon, hold
 from .options import ConfigOption, absolute_config
 
@@ -44,18 +46,36 @@ def run(
 
     `sidestep run -- python train.py --epochs 10`
     """
+    from ..remote_outboxes import is_elsewhere
+
     # When the terminal goes, CMD's end and what it logged still have to be seen to.
     make_printing_harmless()
     paths = environment_paths()
     file = absolute_config(config)
+    if is_elsewhere(os.environ.get("SIDESTEP_ENDPOINT")):
+        raise typer.Exit(_run_for_elsewhere(command, paths, file, drain_timeout))
     with hold(paths):
         ensure_daemon(paths, file, leave_when_idle=True)
-        environ = {**os.environ, "SIDESTEP_RUNTIME_DIR": paths.directory}
-        if file:
-            environ["SIDESTEP_CONFIG"] = file
-        code = _run_command(command, environ)
+        runtime = {"SIDESTEP_RUNTIME_DIR": paths.directory}
+        code = _run_command(command, {**os.environ, **runtime, **_config_variable(file)})
         _drain(Control(paths), file, drain_timeout)
     raise typer.Exit(code)
+
+
+def _run_for_elsewhere(
+    command: list[str], paths: RuntimePaths, config: str | None, timeout_s: float
+) -> int:
+    """Run CMD, whose daemon is on another machine; what it leaves here is brought there."""
+    code = _run_command(command, {**os.environ, **_config_variable(config)})
+    try:
+        deliver_elsewhere(paths, timeout_s, console(stderr=True).print)
+    except CommandError as error:
+        print(f"sidestep: {error}. `sidestep drain` tries again", file=sys.stderr)
+    return code
+
+
+def _config_variable(config: str | None) -> dict[str, str]:
+    return {"SIDESTEP_CONFIG": config} if config else {}
 
 
 def _run_command(command: list[str], environ: dict[str, str]) -> int:
