@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from .roster import ClientEntry, DaemonPoints, RunEntry
 from .samplers.gpu_host import GpuSampler
@@ -12,6 +12,10 @@ from .samplers.gpu_sample import GpuSample, gpu_scalars
 from .samplers.host import HostSampler
 
 SOURCE = "system"
+
+_FRESH_INTERVALS: Final = 2.0
+_FRESH_S: Final = 1.0
+"""A sample of the GPUs counts for so many intervals and so many seconds; then nothing is known."""
 
 
 class Sampling:
@@ -32,6 +36,7 @@ class Sampling:
         self._host = HostSampler()
         self._gpus = GpuSampler(interval_s)
         self._latest: GpuSample | None = None
+        self._latest_at = 0.0
         self._started = False
         self._next = 0.0
         self.host_values: dict[str, float] = {}
@@ -51,7 +56,7 @@ class Sampling:
     def hear(self) -> None:
         """The GPU sampler has said something."""
         for sample in self._gpus.on_readable():
-            self._latest = sample
+            self._latest, self._latest_at = sample, time.monotonic()
 
     def tick(self, live: Sequence[tuple[RunEntry, ClientEntry]]) -> None:
         """Look after the samplers; when it is time, add a sample to each live run.
@@ -78,15 +83,22 @@ class Sampling:
 
     def _of_client(self, client: ClientEntry) -> dict[str, float]:
         values: dict[str, float] = {}
-        if self._latest is not None and self._gpus.status()["gpus"]:
+        if self._latest is not None and self._gpu_status()["gpus"]:
             values.update(gpu_scalars(self._latest, client.hello.device_uuids))
         if client.hello.host == self._host_name:
             values.update(self._host.process_sample(client.hello.pid))
         return values
 
+    def _gpu_status(self) -> dict[str, Any]:
+        status = self._gpus.status()
+        # While a call hangs in the driver, the last sample is not what the GPUs do now.
+        fresh_s = _FRESH_INTERVALS * self._interval_s + _FRESH_S
+        fresh = time.monotonic() - self._latest_at < fresh_s
+        return status if fresh else {**status, "gpus": []}
+
     def status(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """GPUs, and the host with the GPU sampler's state, for `status`."""
-        gpu = self._gpus.status()
+        gpu = self._gpu_status()
         host: dict[str, Any] = {"name": self._host_name, **self.host_values}
         host["gpu_sampler"] = {key: gpu[key] for key in ("state", "error", "restarts")}
         return list(gpu["gpus"]), host
