@@ -126,9 +126,13 @@ def test_every_way_in_which_wandb_can_fail(
 
 
 def sink_of(sandbox: Sandbox, run: str) -> dict[str, Any]:
-    status = sandbox.run_status(run)
-    assert status is not None
-    return next(sink for sink in status["sinks"] if sink["name"] == "wandb")
+    """Of a daemon that has just started, as soon as it knows."""
+
+    def found() -> list[dict[str, Any]]:
+        status = sandbox.run_status(run) or {"sinks": []}
+        return [sink for sink in status["sinks"] if sink["name"] == "wandb"]
+
+    return wait_until(found, 10, f"no sink of {run}")[0]
 
 
 def test_nobody_is_there_and_then_somebody_is(sandbox: Sandbox, connect: Connect) -> None:

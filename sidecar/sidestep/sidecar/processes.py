@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import psutil
+
 from .channel import Channel, ChannelClosedError
 
 _BACKOFF_FIRST_S: Final = 0.25
@@ -107,8 +109,9 @@ class Child:
             return None
 
     def kill(self) -> None:
-        """End the process at once."""
+        """End the process at once, and all that it has started."""
         if self._process is not None and self._process.poll() is None:
+            end_descendants(self._process.pid)
             self._process.kill()
             self._ended()
 
@@ -144,3 +147,16 @@ class Child:
             self._channel.close()
         self._channel = None
         self._process = None
+
+
+def end_descendants(pid: int) -> None:
+    """SIGKILL to all that a process has started: what hangs does not see its parent go."""
+    try:
+        found = psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return
+    for process in found:
+        try:
+            process.kill()
+        except psutil.Error:
+            pass  # it has gone by itself

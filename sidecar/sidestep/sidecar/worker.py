@@ -26,6 +26,7 @@ from .channel import Channel, ChannelClosedError
 from .cursor_file import Cursor
 from .journal_reader import JournalReader, Row, unpack_spec
 from .points import Points, read_points
+from .processes import end_descendants
 from .sinks.base import Sink, SinkContext, SinkUnusableError
 from .terminal import leave_signals_to_the_daemon, make_printing_harmless
 
@@ -301,7 +302,8 @@ def main() -> None:
         report,
     )
     if not worker.serve(inbox):
-        # Without exit hooks: they belong to the library that has just failed.
+        # Without exit hooks: they belong to the library that has just failed, as do its processes.
+        end_descendants(os.getpid())
         os._exit(1)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -14,6 +14,8 @@ from .control_client import Control, NoAnswerError, NoDaemonError
 
 if TYPE_CHECKING:
     from rich.text import Text
+
+_DESTINATIONS: Final = {"wandb": "W&B", "tensorboard": "TensorBoard", "archive": "the archive"}
 
 
 def status(
@@ -169,4 +171,10 @@ def troubles(answer: Mapping[str, Any], log: str) -> Iterator[str]:
                 yield (
                     f"{name}: {wording.sink(sink)}. It is tried again until it works, and its "
                     f"records are kept meanwhile. More in {log}"
+                )
+            if sink.get("dropped"):
+                yield (
+                    f"{name}: {_DESTINATIONS.get(sink['name'], sink['name'])} was not given "
+                    f"{wording.counted(sink['dropped'], 'record')}: more waited for it than "
+                    "wandb_backlog_mb, so the oldest were dropped for it alone"
                 )

@@ -109,7 +109,7 @@ class WandbSink:
         import wandb
 
         self._uploads = UploadWatch(wandb, self._clock)
-        self._uploads.listen_to_the_end(self._run)
+        self._uploads.listen_to_the_end(self._run, context.log)
         path = str(self._run.settings.sync_file)
         self._file = os.path.relpath(path, context.run.log_dir)
         self._reader = RecordReader(path) if keeps_up(self._run) else None

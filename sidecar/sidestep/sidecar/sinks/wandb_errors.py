@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from sidestep.proto import SidestepError
 
@@ -93,15 +93,15 @@ class UploadWatch:
         recent = self._heard and self._clock() - self._heard_at < _REMEMBERED_S
         return self._heard if recent else None
 
-    def listen_to_the_end(self, run: Any) -> None:
+    def listen_to_the_end(self, run: Any, log: Callable[[str], None]) -> None:
         """Ask once more when `run` is finished: of its last rows wandb itself asks nothing."""
         try:
             from wandb.sdk.wandb_run import TeardownHook, TeardownStage
 
             hook = TeardownHook(lambda: self._ask(run), TeardownStage.LATE)
-            cast("Any", run)._teardown_hooks.append(hook)
+            run._teardown_hooks.append(hook)
         except (ImportError, AttributeError) as error:
-            print(f"W&B: whether the last rows are taken cannot be seen: {error}", flush=True)
+            log(f"W&B: whether it takes the last rows cannot be seen: {error}")
 
     def _ask(self, run: Any) -> None:
         with contextlib.suppress(Exception):  # without an answer nothing is known, as before
