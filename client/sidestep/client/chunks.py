@@ -22,11 +22,15 @@ _first_seq = attrgetter("first_seq")
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Records `first_seq` to `last_seq`, as they lie in a segment."""
+    """Records `first_seq` to `last_seq`, as they lie in a segment.
+
+    `data` is the segment's own memory, good until the records are acknowledged: copying it here
+    would hold the outbox's lock meanwhile, and an `emit` would wait.
+    """
 
     first_seq: int
     last_seq: int
-    data: bytes
+    data: memoryview
 
 
 Chunk = Slice | Large | Hole
@@ -70,14 +74,14 @@ def take(store: Store, seq: int, may_send: Callable[[int], bool]) -> Chunk | Non
     segment.mark(last_seq + 1, end)
     store.mark_sent(last_seq)
     base = store.buffer.base(segment.index)
-    return Slice(first_seq, last_seq, bytes(store.memory[base + start : base + end]))
+    return Slice(first_seq, last_seq, store.memory[base + start : base + end])
 
 
-def read_piece(store: Store, large: Large, number: int) -> tuple[int, bytes]:
+def read_piece(store: Store, large: Large, number: int) -> tuple[int, memoryview]:
     """The bytes of piece `number` of a large record that was taken, and their offset in it."""
     size = store.segment_bytes
     base, offset = store.buffer.base(large.pieces[number]), number * size
-    return offset, bytes(store.memory[base : base + min(size, large.total - offset)])
+    return offset, store.memory[base : base + min(size, large.total - offset)]
 
 
 def _announce(store: Store, hole: Hole, may_send: Callable[[int], bool]) -> Hole | None:

@@ -169,7 +169,7 @@ class Outbox:
         """What comes from record `seq` on, if so many bytes may be sent; it counts as sent then."""
         return self._alone(lambda: chunks.take(self._store, seq, may_send))
 
-    def read_piece(self, large: Large, number: int) -> tuple[int, bytes]:
+    def read_piece(self, large: Large, number: int) -> tuple[int, memoryview]:
         """The bytes of piece `number` of a large record that was taken, and their offset in it."""
         return chunks.read_piece(self._store, large, number)
 

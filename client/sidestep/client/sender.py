@@ -52,7 +52,7 @@ from .wake import WakePipe
 
 logger = logging.getLogger("sidestep")
 
-INTERVAL_S: Final = 0.01
+INTERVAL_S: Final = 0.025
 IDLE_S: Final = 0.05
 _IDLE_AFTER_S: Final = 1.0
 _LAST_RETRY_S: Final = 5.0
@@ -103,6 +103,7 @@ class Sender(threading.Thread):
         self._stop_at = math.inf
         self._finish_seq: int | None = None
         self._tags_sent = 0
+        self._awaited_seq = 0
         self._reconnect_at = 0.0
         self._retry_s = IDLE_S
         self._warned = False
@@ -110,7 +111,8 @@ class Sender(threading.Thread):
     # --- called by other threads ---------------------------------------------------------
 
     def wake(self) -> None:
-        """Do not wait for the next interval."""
+        """Do not wait for the next interval, nor with the answer to what was emitted until now."""
+        self._awaited_seq = self._outbox.last_seq
         self._pipe.wake()
 
     def stop(self, timeout_s: float, finish_seq: int) -> bool:
@@ -168,9 +170,10 @@ class Sender(threading.Thread):
         """One connection, from HELLO until it must be thrown away."""
         link = Link(context, self._endpoint, self._keys)
         socket = link.socket
-        poller = zmq.Poller()
-        poller.register(socket, zmq.POLLIN)
-        poller.register(self._pipe.read_fd, zmq.POLLIN)
+        pipe_only, both = zmq.Poller(), zmq.Poller()
+        both.register(socket, zmq.POLLIN)
+        for poller in (pipe_only, both):
+            poller.register(self._pipe.read_fd, zmq.POLLIN)
         self._tags_sent = 0
         self._reconnect_at = 0.0
         next_pump = busy_until = 0.0
@@ -181,14 +184,20 @@ class Sender(threading.Thread):
                 link.look()
                 self._look_around(now, link)
                 if self._finish_seq is not None:
+                    self._session.books = self._books()  # the last ones, not those of a moment ago
                     self._do(socket, self._session.finish(self._finish_seq, now))
                 self._do(socket, self._session.tick(now))
                 if self._reconnect_at:
                     break
+                pumped = False
                 if now >= next_pump:
-                    if self._pump(socket, now):
+                    if int(socket.get(zmq.EVENTS)) & zmq.POLLIN:
+                        self._receive(socket)
+                    pumped = self._pump(socket, now)
+                    if pumped:
                         busy_until = now + _IDLE_AFTER_S
                     next_pump = now + (INTERVAL_S if now < busy_until else IDLE_S)
+                poller = pipe_only if pumped and not self._answer_awaited() else both
                 wait_s = min(next_pump, self._stop_at) - time.monotonic()
                 # Rounded up: rounded down, it would spin through the last millisecond.
                 for fd, _ in poller.poll(max(0, math.ceil(1000 * wait_s))):
@@ -205,6 +214,16 @@ class Sender(threading.Thread):
         while self._session.state is ClientState.REJECTED and not self._over():
             self._housekeeping()
             time.sleep(IDLE_S)  # nobody is waited for; the connection is somebody else's now
+
+    def _answer_awaited(self) -> bool:
+        """Whether what the daemon says next is wanted at once, not at the next interval."""
+        session, outbox = self._session, self._outbox
+        return (
+            session.state is not ClientState.READY
+            or self._finish_seq is not None
+            or outbox.acked_seq < self._awaited_seq
+            or session.next_seq <= outbox.last_seq
+        )
 
     def _look_around(self, now: float, link: Link) -> None:
         """What is not about sending: staged values, the daemon's existence, the user."""

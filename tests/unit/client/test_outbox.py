@@ -90,7 +90,7 @@ def test_what_is_being_read_is_not_written_over() -> None:
     for step in range(100):  # between two pieces the trainer goes on
         box.fill(250)
         box.put_value(step, 9000)
-    whole = first[1] + box.outbox.read_piece(large, 1)[1] + box.outbox.read_piece(large, 2)[1]
+    whole = b"".join([first[1], *(box.outbox.read_piece(large, n)[1] for n in (1, 2))])
     assert whole == expected
 
 

@@ -353,7 +353,7 @@ def test_what_never_works_is_not_said_for_ever(
         attempts += 1
         raise zmq.ZMQError(24, "too many open files")
 
-    monkeypatch.setattr(sender_module, "_connect", fail)
+    monkeypatch.setattr(sender_module, "Link", fail)
     client = connect()
     client.emit({"a": 1.0}, step=1)
     wait_for(lambda: attempts > 40)

@@ -85,6 +85,17 @@ def test_round_trip(kind: type[Message]) -> None:
     round_trip()
 
 
+@pytest.mark.parametrize("nbytes", [1, 255, 256, 65_535, 65_536, MAX_DATA_BYTES])
+def test_bulk_is_the_same_messagepack_as_anything_else(nbytes: int) -> None:
+    data = random.Random(nbytes).randbytes(nbytes)
+    batch = msgpack.packb(["batch", {"first_seq": 3, "last_seq": 7, "data": data}])
+    assert encode(Batch(3, 7, data)) == MAGIC + b"\x01" + batch
+    part = {"seq": 3, "offset": 0, "total": MAX_FRAME_BYTES, "data": data}
+    assert encode(Part(3, 0, MAX_FRAME_BYTES, data)) == MAGIC + b"\x01" + msgpack.packb(
+        ["part", part]
+    )
+
+
 def test_bulk_travels_from_a_view_without_being_copied_into_bytes_first() -> None:
     data = memoryview(bytearray(range(256)))[8:]
     assert decode(encode(Batch(1, 2, data))) == Batch(1, 2, bytes(data))

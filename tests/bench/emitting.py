@@ -1,0 +1,83 @@
+"""A process with some clients of one run, which emits so many rows each time that it is told to.
+
+Run by `growth` as `python -m tests.bench.emitting SPEC`, SPEC a JSON object of `Spec`'s fields. It
+prints ``ready``, takes a number of rows a line on its standard input, emits them in turn over its
+clients and tag sets, prints ``{"cpu_s": ...}`` when the daemon has them all, and finishes at the
+end of file.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from sidestep import client
+
+RUN: Final = "growth"
+_FLUSH_S: Final = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What a process emits.
+
+    Attributes:
+        first_rank: of its clients.
+        clients: how many.
+        world_size: how many there are in all processes.
+        tag_sets: distinct tuples of tags, of each client.
+        numbers: tags in one of them, and scalars in a row.
+        outbox_bytes: of each client.
+    """
+
+    first_rank: int = 0
+    clients: int = 1
+    world_size: int = 1
+    tag_sets: int = 1
+    numbers: int = 20
+    outbox_bytes: int = 64 << 20
+
+
+def rows_of(spec: Spec) -> list[dict[str, float]]:
+    """One row for each tag set."""
+    return [
+        {f"m{n:04d}/{k:03d}": n + k * 0.5 for k in range(spec.numbers)}
+        for n in range(spec.tag_sets)
+    ]
+
+
+def main(argv: list[str]) -> None:
+    """Serve the numbers on standard input."""
+    spec = Spec(**json.loads(argv[0]))
+    connected = [
+        client.connect(
+            RUN,
+            rank=rank,
+            world_size=spec.world_size,
+            ranks="all" if spec.world_size > 1 else "zero",
+            autostart=False,
+            on_full="block",
+            outbox_bytes=spec.outbox_bytes,
+        )
+        for rank in range(spec.first_rank, spec.first_rank + spec.clients)
+    ]
+    rows, step = rows_of(spec), 0
+    emits = [one.emit for one in connected]
+    print("ready", flush=True)
+    for line in sys.stdin:
+        before = time.process_time()
+        for _ in range(int(line)):
+            emits[step % len(emits)](rows[step // len(emits) % len(rows)], step)
+            step += 1
+        if not all(one.flush(_FLUSH_S) for one in connected):
+            raise SystemExit(f"not durable within {_FLUSH_S:g} s: {connected[0].stats()}")
+        print(json.dumps({"cpu_s": time.process_time() - before}), flush=True)
+    for one in connected:
+        one.finish()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
