@@ -13,7 +13,6 @@ from typing import Final
 
 from sidestep.proto import (
     Alarm,
-    Books,
     Hello,
     Message,
     Nack,
@@ -33,9 +32,11 @@ from sidestep.proto.session import (
     ServerAction,
 )
 
+from . import books
 from .admission import rejection, why_not
 from .alarms import states_of
 from .attempts import Attempts, outbox_is_here
+from .client_books import put_books, stored_books
 from .intake import Intake
 from .journal import ClientRow, Journal
 from .refusals import Refusals
@@ -97,6 +98,7 @@ class Clients:
             self.runs[run_id].to_derive_row = self._journal.newest_row_with(run_id, DERIVED_KINDS)
             self.runs[run_id].alarms = states_of(self._journal.alarm_states(run_id))
         trails = stored_trails(self._journal.connection)
+        stored = stored_books(self._journal.connection)
         for client in self._journal.clients():
             run = self.runs[client.run_id]
             if client.state == "daemon":
@@ -105,10 +107,9 @@ class Clients:
                 run.last_step = client.last_step
             run.records += client.durable_seq - client.dropped
             session = ServerSession(self._daemon_id, client.durable_seq, client.dropped)
-            emitted = client.durable_seq + client.lost
-            session.books = Books(emitted, client.dropped + client.lost, client.rejected)
             hello = Hello(client.uuid, 0, 0, run.spec, rank=client.rank)
             entry = ClientEntry(client, session, hello, run.spec, heard=time.monotonic())
+            books.restore(entry, stored.get(client.id))
             entry.changed = False
             entry.trail = trails.get(client.id) or Trail(attempt=1, changed=False)
             entry.tag_counts = self._journal.tag_counts(client.id)
@@ -205,6 +206,8 @@ class Clients:
             row.lost = max(0, session.books.dropped - session.taken_dropped)
             row.rejected = session.books.rejected
             self._journal.put_client(row)
+            if (rest := books.stored(entry)) is not None:
+                put_books(self._journal.connection, row.id, *rest)
             entry.changed = False
         self.attempts.store()
 

@@ -18,6 +18,7 @@ from sidestep.proto.paths import RuntimePaths, outbox_dirs
 
 from . import descriptors
 from .backlog_cap import BacklogCap
+from .book_metrics import BookMetrics
 from .config import SidecarSettings
 from .control import Control
 from .deriving import Deriving, underived
@@ -131,6 +132,7 @@ class Daemon:
         self._sampling = Sampling(
             self._settings.sample_interval_s, self._ingest.submit, socket.gethostname()
         )
+        self._books = BookMetrics(self._settings.sample_interval_s, self._ingest.submit)
         self._control = Control(
             control_door(self._paths.control_endpoint, observers, self._log),
             self._reader,
@@ -233,6 +235,7 @@ class Daemon:
         self._supervisor.tick(snapshot, {run.id for run, _ in live})
         self._deriving.tick(snapshot)
         self._sampling.tick(live)
+        self._books.tick(live, snapshot, self._supervisor)
         self._trimming.tick(snapshot)
         self._control.advance()
         if not self._ingest.is_alive() and self._stop_by is None:

@@ -21,6 +21,7 @@ from dataclasses import replace
 from typing import Final
 
 from sidestep.proto import (
+    ByeAck,
     Hello,
     LocalProtocolError,
     Message,
@@ -106,6 +107,7 @@ class Ingest(threading.Thread):
         self._scan_wanted = self._scanned = self._lost_rounds = 0
         self._alarms: list[tuple[int, Value]] = []  # of this round, with their runs
         self._answers: list[tuple[bytes, Message]] | None = None  # held back for the snapshot
+        self._goodbyes: list[tuple[bytes, Message]] = []  # held back for the commit
 
     # --- other threads -------------------------------------------------------------------
 
@@ -189,7 +191,7 @@ class Ingest(threading.Thread):
                 self._storage_failed(error, now)
             return
         # Who hears that something is durable may ask the other threads for it at once.
-        self._answers = []
+        self._answers, self._goodbyes = self._goodbyes, []
         for entry in {id(e): e for e in touched if e.committing}.values():
             self._clients.committed(entry)
         for run_id, alarm in self._alarms:
@@ -199,7 +201,7 @@ class Ingest(threading.Thread):
         self._publish()
         answers, self._answers = self._answers, None
         for identity, message in answers:
-            self._send(identity, message)
+            self._put(identity, message)
         if self._journal.last_row > before:
             self._on_commit(self._journal.last_row)
 
@@ -308,6 +310,7 @@ class Ingest(threading.Thread):
         self._adoptions.clear()
         self._adopting = None
         self._alarms.clear()
+        self._goodbyes.clear()
         self._lost_rounds += 1
         self._own.forget()
         try:
@@ -318,7 +321,13 @@ class Ingest(threading.Thread):
     def _send(self, identity: bytes, message: Message) -> None:
         if self._answers is not None:
             self._answers.append((identity, message))
-            return
+        elif isinstance(message, ByeAck):
+            # Who hears it deletes its outbox: its last books must not go down with this round.
+            self._goodbyes.append((identity, message))
+        else:
+            self._put(identity, message)
+
+    def _put(self, identity: bytes, message: Message) -> None:
         try:
             self._gates.send(identity, encode(message))
         except LocalProtocolError:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
-from . import alarms
+from . import alarms, books
 from .roster import ClientEntry, RunEntry, Snapshot
 from .supervisor import SinkHandle, Supervisor
 
@@ -76,19 +77,5 @@ def _run(run: RunEntry, clients: Sequence[ClientEntry]) -> dict[str, Any]:
         "log_dir": run.spec.log_dir,
         "attempts": max((entry.trail.attempt for entry in clients), default=0),
         "clients": sum(entry.row.state == "live" for entry in clients),
-        "records": records(clients),
+        "records": asdict(books.of_clients(clients)),
     }
-
-
-def records(clients: Sequence[ClientEntry]) -> dict[str, int]:
-    """The books of a run: `durable` is exact, the rest is what the clients said last."""
-    durable = dropped = held = rejected = 0
-    for entry in clients:
-        session, books = entry.session, entry.session.books
-        written = session.durable_seq - session.dropped
-        gone = max(books.dropped, session.dropped)
-        durable += written
-        dropped += gone
-        held += max(0, books.emitted - written - gone)
-        rejected += books.rejected
-    return {"durable": durable, "held": held, "dropped": dropped, "rejected": rejected}

@@ -307,7 +307,7 @@ def test_status_for_people_says_what_is_wrong_and_what_to_do(daemon: FakeDaemon)
             "vit-b",
             last_step=12345,
             alarm={"state": "COLLAPSED", "tag": "train/context", "step": 900, "reason": "rank 1.2"},
-            records={"durable": 5000, "held": 2, "dropped": 7, "rejected": 1},
+            records={"emitted": 5009, "durable": 5000, "held": 2, "dropped": 7, "rejected": 1},
             sinks=[
                 {"name": "tensorboard", "state": "ok", "lag_records": 0, "error": None},
                 {"name": "wandb", "state": "degraded", "lag_records": 340, "error": "401"},
@@ -323,7 +323,7 @@ def test_status_for_people_says_what_is_wrong_and_what_to_do(daemon: FakeDaemon)
     for said in (
         f"sidestep 1.2.3, pid {os.getpid()}: serving, up 1 h 2 min",
         "vit-b running step 12,345 clients 1 ALARM COLLAPSED",
-        "records durable 5,000 held 2 dropped 7 rejected 1",
+        "records emitted 5,009 = durable 5,000 + held 2 + dropped 7; rejected 1",
         "sinks tensorboard ok wandb degraded, 340 behind",
         "alarm COLLAPSED train/context since step 900: rank 1.2",
         "7 records dropped",
@@ -335,6 +335,35 @@ def test_status_for_people_says_what_is_wrong_and_what_to_do(daemon: FakeDaemon)
     ):
         assert said in text
     assert "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("books", "said"),
+    [
+        (
+            {"emitted": 1300, "durable": 1250, "dropped": 0, "unaccounted": 50, "elsewhere": 0},
+            "50 of 1,300 records are neither durable, held nor dropped",
+        ),
+        (
+            {"emitted": 10, "durable": 12, "dropped": 0, "unaccounted": -2, "elsewhere": 0},
+            "2 records more are durable or dropped than were emitted",
+        ),
+        (
+            {"emitted": 9, "durable": 9, "dropped": 0, "unaccounted": 0, "elsewhere": 4},
+            "4 of its durable records were acknowledged by another journal",
+        ),
+    ],
+    ids=["missing", "too many", "elsewhere"],
+)
+def test_status_says_when_the_books_do_not_balance(
+    daemon: FakeDaemon, books: dict[str, int], said: str
+) -> None:
+    daemon.runs = [run_status("vit-b", state="lost", records={"held": 0, "rejected": 0, **books})]
+    text = " ".join(sidestep(daemon.paths, "status").stdout.split())
+    assert said in text
+    assert ("books do not balance" in text) == bool(books["unaccounted"])
+    many = books["unaccounted"]
+    assert (f"dropped 0 + unaccounted {many}; rejected" in text) == bool(many)
 
 
 def test_status_without_runs(daemon: FakeDaemon) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from sidestep.proto import (
     Ack,
     Alarm,
     Batch,
+    Books,
     Bye,
     ByeAck,
     Gap,
@@ -38,6 +40,7 @@ from sidestep.proto.records import Array, Scalars, encode_scalars, encode_value
 from sidestep.proto.segments import LOST, REJECTED, SMALL, Outbox
 from sidestep.sidecar import journal_check
 from sidestep.sidecar.alarms import State, TagState, packed
+from sidestep.sidecar.books import RunBooks, of_client
 from sidestep.sidecar.ingest import Ingest
 from sidestep.sidecar.journal import Journal
 from sidestep.sidecar.journal_reader import JournalReader
@@ -330,6 +333,41 @@ def test_a_full_disk_holds_clients_and_loses_nothing(service: Service) -> None:
     peer.socket.send(encode(Ping()))
     assert isinstance(peer.until(Pong), Pong)
     assert service.rows() == [(1,), (2,)]
+
+
+def test_a_goodbye_is_acknowledged_only_once_it_is_stored(service: Service) -> None:
+    """Who hears of it deletes its outbox, and with that its last books."""
+    peer = Peer(service)
+    peer.greet()
+    assert isinstance(peer.ask(_batch(1, 2)), Ack)
+    FailingJournal.full = True
+    bye = Bye(2, Books(emitted=9, dropped=7, rejected=1))
+    peer.socket.send(encode(bye))
+    service.until(lambda s: s.storage_error is not None)
+    assert peer.ask(Ping()) == Nack("unknown_session", "say HELLO first"), "not a ByeAck"
+    FailingJournal.full = False
+    peer.hello = replace(peer.hello, connection=2, acked_seq=2)
+    peer.greet()
+    peer.socket.send(encode(bye))
+    assert peer.until(ByeAck) == ByeAck(2)
+    service.restart()
+    (entry,) = service.ingest.snapshot.clients
+    assert entry.row.state == "finished"
+    assert of_client(entry) == RunBooks(9, 2, 0, 7, 1)
+
+
+def test_what_is_unaccounted_for_and_elsewhere_outlives_the_daemon(service: Service) -> None:
+    peer = Peer(service)
+    peer.hello = replace(peer.hello, acked_seq=5, acked_dropped=1)
+    peer.greet()
+    assert isinstance(peer.ask(_batch(6, 6)), Ack)
+    # It has not said all: two records more were emitted than are anywhere.
+    assert peer.ask(Bye(6, Books(emitted=8, dropped=1))) == ByeAck(6)
+    wanted = RunBooks(emitted=8, durable=5, dropped=1, unaccounted=2, elsewhere=4)
+    for _ in range(2):
+        (entry,) = service.ingest.snapshot.clients
+        assert of_client(entry) == wanted
+        service.restart()
 
 
 def test_a_dead_clients_outbox_is_delivered_once_and_removed(service: Service) -> None:

@@ -64,6 +64,9 @@ class ServerSession:
         daemon_id: random number of this daemon's process.
         durable_seq: what the journal has of this client.
         dropped: how many of those were dropped.
+
+    Attributes:
+        elsewhere: records up to `durable_seq` that another journal has acknowledged, not this one.
     """
 
     def __init__(self, daemon_id: int, durable_seq: int = 0, dropped: int = 0) -> None:
@@ -71,6 +74,7 @@ class ServerSession:
         self.dropped = dropped
         self.credit = 0
         self.books = m.Books()
+        self.elsewhere = 0
         self.finished = False
         self.greeted = False
         self.connection = -1
@@ -178,6 +182,8 @@ class ServerSession:
         self._drop_parts()
         # A daemon with a fresh journal must not wait for what another one has acknowledged.
         if hello.acked_seq > self._taken_seq:
+            dropped = min(hello.acked_dropped, hello.acked_seq) - self._taken_dropped
+            self.elsewhere += max(0, hello.acked_seq - self._taken_seq - max(0, dropped))
             self._taken_seq = self.durable_seq = hello.acked_seq
             self._taken_dropped = self.dropped = min(hello.acked_dropped, hello.acked_seq)
         return [

@@ -121,11 +121,15 @@ def _run_lines(run: Mapping[str, Any]) -> Iterator[Text]:
     yield title
     records: Mapping[str, Any] = run.get("records") or {}
     books = Text("  records  ")
-    for key in ("durable", "held", "dropped", "rejected"):
+    if "emitted" in records:
+        books.append(f"emitted {wording.count(records['emitted'])} = ")
+    parts = ["durable", "held", "dropped", *(["unaccounted"] if records.get("unaccounted") else [])]
+    for number, key in enumerate(parts):
         many = records.get(key, 0)
-        well = not many or key not in ("dropped", "rejected")
-        books.append(f"{key} {wording.count(many)}  ", _style(well))
-    books.right_crop(2)
+        well = not many or key in ("durable", "held")
+        books.append(f"{' + ' if number else ''}{key} {wording.count(many)}", _style(well))
+    rejected = records.get("rejected", 0)
+    books.append("; ").append(f"rejected {wording.count(rejected)}", _style(not rejected))
     yield books
     sinks = Text("  sinks    ")
     for sink in run.get("sinks") or ():
@@ -166,6 +170,7 @@ def troubles(answer: Mapping[str, Any], log: str) -> Iterator[str]:
                 f"{name}: {wording.counted(records['rejected'], 'value')} rejected: the trainer's "
                 "log names the first of each kind (SIDESTEP_STRICT=1 raises at the line)"
             )
+        yield from _unbalanced(name, records)
         for sink in run.get("sinks") or ():
             if sink.get("error"):
                 yield (
@@ -178,3 +183,25 @@ def troubles(answer: Mapping[str, Any], log: str) -> Iterator[str]:
                     f"{wording.counted(sink['dropped'], 'record')}: more waited for it than "
                     "wandb_backlog_mb, so the oldest were dropped for it alone"
                 )
+
+
+def _unbalanced(name: str, records: Mapping[str, Any]) -> Iterator[str]:
+    """What the books of a run do not say of all that was emitted."""
+    many = records.get("unaccounted", 0)
+    if many > 0:
+        yield (
+            f"{name}: the books do not balance: {wording.count(many)} of "
+            f"{wording.count(records.get('emitted', 0))} records are neither durable, held nor "
+            "dropped. They were with a trainer that vanished, and so has its outbox"
+        )
+    if many < 0:
+        yield (
+            f"{name}: the books do not balance: {wording.count(-many)} records more are durable or "
+            "dropped than were emitted. Please report it, with the daemon's log"
+        )
+    if elsewhere := records.get("elsewhere"):
+        yield (
+            f"{name}: {wording.count(elsewhere)} of its durable records were acknowledged by "
+            "another journal, which was damaged or is in another state directory. What of them was "
+            "not written yet is there"
+        )
