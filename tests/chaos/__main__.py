@@ -1,6 +1,6 @@
 """Random faults at random moments over several trainers and a daemon, and the books afterwards.
 
-    python -m tests.chaos --seconds 60 --seed 1
+python -m tests.chaos --seconds 60 --seed 1
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ def report(outcome: Outcome, seconds: float) -> None:
         print(f"run {run}: " + ", ".join(f"{name} {many:,}" for name, many in figures.items()))
     if summary := outcome.summary:
         print(
-            f"{summary['trainers']} trainers, {summary['emits']:,} emits, {summary['over_5_ms']} of "
-            f"them over 5 ms, the worst {summary['worst_ms']:.1f} ms; {seconds:.0f} s in all"
+            f"{summary['trainers']} trainers, {summary['emits']:,} emits, of them "
+            f"{summary['over_5_ms']} over 5 ms, the worst {summary['worst_ms']:.1f} ms; "
+            f"{seconds:.0f} s in all"
         )
     for words in outcome.wrong:
         print(f"WRONG: {words}")

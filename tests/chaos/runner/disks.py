@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,7 @@ class Disk:
         path.mkdir(mode=0o700)
         self.mounted = mount and _mount("-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(path))
         self._fillers: set[Path] = set()
+        self._over: set[Path] = set()  # those that shall go, as soon as the disk lets them
         self._read_only = 0
 
     def fill(self) -> Callable[[], object] | None:
@@ -51,8 +53,8 @@ class Disk:
             pass  # read-only at this moment, or full already
 
         def free() -> None:
-            filler.unlink(missing_ok=True)
-            self._fillers.discard(filler)
+            self._over.add(filler)
+            self._sweep()
 
         return free
 
@@ -70,15 +72,22 @@ class Disk:
         self._read_only -= 1
         if not self._read_only:
             _mount("-o", "remount,rw", str(self.path))
+            self._sweep()
+
+    def _sweep(self) -> None:
+        for filler in list(self._over):
+            with suppress(OSError):  # it is read-only at this moment
+                filler.unlink(missing_ok=True)
+                self._over.discard(filler)
+                self._fillers.discard(filler)
 
     def heal(self) -> None:
         """End all that was done to it."""
         if self.mounted:
             _mount("-o", "remount,rw", str(self.path))
         self._read_only = 0
-        for filler in self._fillers:
-            filler.unlink(missing_ok=True)
-        self._fillers.clear()
+        self._over |= self._fillers
+        self._sweep()
 
     def close(self) -> None:
         """Unmount it; what was in it is gone."""

@@ -1,4 +1,4 @@
-"""Peers that mean harm: frames that are no protocol, or nearly one, and connections full of junk."""
+"""Peers that mean harm: frames that are no protocol, or nearly one, connections full of junk."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What one trainer of a chaos run does, and the stream that it emits, known in advance to the number.
+"""What one trainer of a chaos run does, and what it emits: a stream known in advance.
 
-Emit `e` is one record: the numbers ``PREFIX/v0`` … at step `e`, or, each `value_every` emits, a value
-of the part's kind instead. A trainer that takes the place of another has a prefix of its own, so that
-each number in the event files says which process emitted it.
+Emit `e` is one record: the numbers ``PREFIX/v0`` … at step `e`, or, each `value_every` emits, a
+value of the part's kind instead. A trainer that takes the place of another has a prefix of its own,
+so that each number in the event files says which process emitted it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What happens in a chaos run, drawn wholly from a seed: who trains, which faults come, and when.
 
-What a fault hits is drawn too, as a number: the one of those that are there then, counted modulo. So
-a plan is the same on every machine, and what comes of it is nearly so.
+What a fault hits is drawn too, as a number: the one of those that are there then, counted modulo.
+So a plan is the same on every machine, and what comes of it is nearly so.
 """
 
 from __future__ import annotations

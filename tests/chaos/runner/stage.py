@@ -18,12 +18,12 @@ from .disks import Disk, can_mount
 from .plan import SHARED, Plan
 from .troupe import Troupe
 
-_STATE_MIB: Final = 512
-_LOGS_MIB: Final = 1024
+_STATE_MIB: Final = 256
+_LOGS_MIB: Final = 384
 _HELPERS: Final = ("sidestep.sidecar.derive", "sidestep.sidecar.samplers")
 _PATIENCE_S: Final = 8.0
-"""A daemon that ended without a fault has ended for one (its disk was full): so long is waited for a
-client to start one."""
+"""When a daemon has ended without being told to (its disk was full), so long is waited for a client
+to start another."""
 
 
 class Stage:
@@ -46,10 +46,13 @@ class Stage:
         self._starting: list[subprocess.Popen[bytes]] = []
         self._due_at: float | None = None
         self._starts = 0
+        self.troupe = Troupe(self.sandbox, plan.cast)
+
+    def begin(self) -> None:
+        """A daemon, and all trainers."""
         self.start_daemon()
         self.sandbox.await_daemon()
-        self.troupe = Troupe(self.sandbox, plan.cast)
-        self.troupe.await_connected(60)
+        self.troupe.begin()
 
     def disk(self, place: str) -> Disk:
         """A disk by its folder's name."""
@@ -141,8 +144,7 @@ class Stage:
 
     def close(self) -> None:
         """End everything, unmount, remove."""
-        if hasattr(self, "troupe"):
-            self.troupe.close()
+        self.troupe.close()
         for one in self._starting:
             with suppress(subprocess.TimeoutExpired):
                 one.wait(30)

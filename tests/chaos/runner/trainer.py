@@ -1,6 +1,6 @@
 """A trainer process of a chaos run: emits its part's stream until it is told to end, or is killed.
 
-    python -m tests.chaos.runner.trainer SLOT ATTEMPT RECORD FINISH_S PART     (a `Part` as JSON)
+python -m tests.chaos.runner.trainer SLOT ATTEMPT RECORD FINISH_S PART     (a `Part` as JSON)
 """
 
 from __future__ import annotations
@@ -14,9 +14,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.runner.part import ENDS, HISTOGRAM, IMAGE, MAX_EMITS, MOMENTS, TEXT, Part
-from tests.chaos.runner.part import prefix as prefix_of
-from tests.chaos.runner.part import row, salt_of
+from tests.chaos.runner.part import (
+    ENDS,
+    HISTOGRAM,
+    IMAGE,
+    MAX_EMITS,
+    MOMENTS,
+    TEXT,
+    Part,
+    prefix as prefix_of,
+    row,
+    salt_of,
+)
 from tests.support.trainer import CONNECTED, FINISHED, Record
 
 HUNG_CHILD = 86

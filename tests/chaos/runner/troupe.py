@@ -18,6 +18,7 @@ from tests.support.trainer import CONNECTED, Record
 from .part import ENDS, MAX_EMITS, Part
 
 FINISH_S: Final = 2.0
+_CONNECT_S: Final = 60.0
 _EXPECTED: Final = {"finish": 0, "return": 0, "raise": 1, "exit": 3, "abort": 0}
 
 
@@ -103,8 +104,18 @@ class Troupe:
         self._sandbox = sandbox
         self._cast = cast
         self.all: list[Actor] = []
-        self.now: list[Actor] = [self._start(slot, 0) for slot in range(len(cast))]
+        self.now: list[Actor] = []
         self.closing = False
+
+    def begin(self) -> None:
+        """Start all, and wait until all train."""
+        self.now = [self._start(slot, 0) for slot in range(len(self._cast))]
+        deadline = time.monotonic() + _CONNECT_S
+        while not all(actor.connected for actor in self.now):
+            for actor in self.now:
+                assert actor.alive, f"{actor}: {actor.trouble()}"
+            assert time.monotonic() < deadline, "not all trainers have connected"
+            time.sleep(0.01)
 
     def _start(self, slot: int, attempt: int) -> Actor:
         self.all.append(Actor(self._sandbox, slot, attempt, self._cast[slot], FINISH_S))
@@ -115,15 +126,6 @@ class Troupe:
         for slot, actor in enumerate(self.now):
             if not actor.alive and not self.closing:
                 self.now[slot] = self._start(slot, actor.attempt + 1)
-
-    def await_connected(self, timeout_s: float) -> None:
-        """Wait until all train."""
-        deadline = time.monotonic() + timeout_s
-        while not all(actor.connected for actor in self.now):
-            for actor in self.now:
-                assert actor.alive, f"{actor}: {actor.trouble()}"
-            assert time.monotonic() < deadline, "not all trainers have connected"
-            time.sleep(0.01)
 
     def end(self, ends: tuple[str, ...], timeout_s: float) -> None:
         """Tell all to end, and wait for it."""

@@ -1,8 +1,8 @@
 """The oracle of a chaos run: what each trainer emitted, what TensorBoard sees, what the books say.
 
-Emitted is what was noted before and after each `emit`. Of each trainer process each record is in the
-event files once, or not at all and then in the counts of dropped records; an emit that was under way
-when its trainer was killed may be there, whole, or not.
+Emitted is what was noted before and after each `emit`. Of each trainer process each record is in
+the event files once, or not at all and then in the counts of dropped records; an emit that was
+under way when its trainer was killed may be there, whole, or not.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def _balance(run: str, accounts: list[Account], books: Mapping[str, int]) -> lis
     if not missing <= books["dropped"] <= missing + unsure:
         wrong.append(f"run {run}: {books['dropped']} dropped, {missing} (+{unsure}) missing")
     if books["held"] or books["rejected"] or books.get("unaccounted"):
-        wrong.append(f"run {run}: something is held, rejected or unaccounted for at the end: {books}")
+        wrong.append(f"run {run}: held, rejected or unaccounted for at the end: {books}")
     return wrong
 
 
@@ -208,4 +208,3 @@ def _own_books(actor: Actor, found: Account) -> list[str]:
     if stats["rejected"]:
         wrong.append(f"{actor}: {stats['rejected']} values rejected")
     return wrong
-

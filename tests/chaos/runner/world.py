@@ -22,6 +22,7 @@ _CALM_S: Final = 90.0
 
 _DRAIN_S: Final = 180.0
 _LEAVE_S: Final = 90.0
+_SHORT: Final = 1500
 
 Say = Callable[[str], None]
 
@@ -47,12 +48,13 @@ def play(plan: Plan, say: Say, keep: Path, *, always: bool = False) -> Outcome:
     outcome = Outcome()
     try:
         try:
+            stage.begin()
             _faults(stage, plan, say)
             _calm(stage, plan, say)
             outcome.summary = stage.troupe.summary()
             _verdict(stage, outcome)
         except Exception as error:
-            outcome.wrong.append(f"the run broke off: {type(error).__name__}: {error}")
+            outcome.wrong.append(f"the run broke off: {type(error).__name__}: {_short(str(error))}")
         if outcome.wrong or always:
             keep.mkdir(parents=True, exist_ok=True)
             stage.keep(keep)
@@ -119,3 +121,7 @@ def _verdict(stage: Stage, outcome: Outcome) -> None:
         time.sleep(0.05)
     if left:
         outcome.wrong.append(f"processes are left: {[p.cmdline() for p in left]}")
+
+
+def _short(text: str) -> str:
+    return text if len(text) < _SHORT else f"{text[: _SHORT // 2]} … {text[-_SHORT // 2 :]}"
