@@ -331,6 +331,17 @@ def test_beside_a_living_one_nothing_is_resumed(node: Node) -> None:
     assert [entry.trail.attempt for entry in node.clients] == [1, 1]
 
 
+def test_of_two_that_come_after_it_one_goes_on(node: Node) -> None:
+    first = node.connect()
+    node.emit(first, LOSS, *range(100))
+    node.lose(first)
+    second, beside = node.connect(outbox=os.devnull), node.connect()
+    node.emit(beside, LOSS, *range(50, 60))
+    assert node.purges() == []
+    node.emit(second, LOSS, *range(80, 90))
+    assert node.purges() == [80]
+
+
 def test_ranks_do_not_hide_each_others_news(node: Node) -> None:
     tags = [tuple(f"rank_{rank}/{tag}" for tag in LOSS) for rank in range(2)]
     for rank, peer in enumerate([node.connect(rank=0), node.connect(rank=1)]):
