@@ -294,7 +294,7 @@ class Outbox:
             for message in self._small(index, first_seq, used, pieces):
                 yield message
                 known = message.seq if isinstance(message, m.Part) else message.last_seq
-                expected = max(expected, known + 1)
+                expected = known + 1
 
     def _small(
         self, index: int, first_seq: int, used: int, pieces: dict[int, list[tuple[int, int]]]

@@ -100,12 +100,13 @@ def check(connection: sqlite3.Connection, path: str) -> None:
     try:
         runs = read_runs(connection)
         clients = connection.execute(
-            "SELECT run_id, typeof(uuid), id + attempt + pid + durable_seq + dropped + lost, state "
-            "FROM clients"
-        ).fetchall()
-        for run_id, kind, numbers, state in clients:
-            if run_id not in runs or kind != "blob" or not isinstance(numbers, int):
-                raise DamagedJournalError(f"a client of run {run_id!r}")
+            "SELECT run_id, uuid, state, id, rank, attempt, pid, durable_seq, dropped, lost, "
+            "rejected FROM clients"
+        )
+        for run_id, uuid, state, *numbers in clients:
+            sound = isinstance(uuid, bytes) and all(isinstance(n, int) for n in numbers)
+            if run_id not in runs or not sound:
+                raise DamagedJournalError(f"a client of run {run_id!r:.40}")
             _text(state)
         for tag, state in connection.execute("SELECT tag, state FROM alarm_states"):
             _text(tag)

@@ -594,3 +594,12 @@ def test_damaged_memory_is_adopted_or_refused_and_nothing_else(filled: Client) -
         except RemoteProtocolError:
             pass
     assert 400 < adopted < 3600  # else the damage is too much, or too little, to say much
+
+
+def test_no_large_record_is_asked_for_by_two_segments(filled: Client) -> None:
+    """Or a hostile outbox of 64 MiB would be read as many gigabytes."""
+    layout, outbox = filled.layout, filled.outbox
+    small = [i for i in range(layout.segment_count) if outbox.table[4 * i] == SMALL]
+    first, second = sorted(small, key=lambda i: outbox.table[4 * i + 1])[:2]
+    outbox.table[4 * second + 1] = outbox.table[4 * first + 1]
+    refused(filled.memory)

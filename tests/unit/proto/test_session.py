@@ -603,6 +603,13 @@ def test_acknowledgements_may_be_late_or_doubled_but_never_go_back() -> None:
     assert (client.acked_seq, client.acked_dropped, client.next_seq) == (5, 1, 10)
 
 
+def test_no_more_is_dropped_than_there_was() -> None:
+    client = client_in(S.READY)
+    client.sent(1, 9, 90, 0.0)
+    assert client.receive(Ack(5, 7, 100), 0.0) == [Durable(5, 5)]
+    assert (client.acked_seq, client.acked_dropped) == (5, 5)
+
+
 def test_what_was_adopted_from_the_outbox_is_acknowledged_without_having_been_sent() -> None:
     client = client_in(S.READY)
     client.sent(1, 2, 20, 0.0)

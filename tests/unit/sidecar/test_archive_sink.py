@@ -337,8 +337,21 @@ def test_definitions_that_were_damaged_are_not_built_upon(home: Home) -> None:
     assert [damage.path for damage in run.damage] == [path]
 
 
-def test_a_state_of_another_kind_is_said_and_a_file_begun(home: Home) -> None:
-    home.state = {"file": "../../etc/passwd", "offset": 3, "tags": 0}
+@pytest.mark.parametrize(
+    ("name", "offset", "tags"),
+    [
+        ("../../etc/passwd", 3, 0),
+        ("scalars.000001.host.1", -1, 0),
+        ("scalars.000001.host.1", 1 << 64, 0),
+        ("scalars.000001.host.1", 100, 1 << 64),
+        ("scalars.000001.host.1", 100, -5),
+        ("scalars.000001.host.1", "100", 0),
+    ],
+)
+def test_a_state_of_another_kind_is_said_and_a_file_begun(
+    home: Home, name: str, offset: object, tags: object
+) -> None:
+    home.state = {"file": name, "offset": offset, "tags": tags}
     home.write(one(1))
     assert "never stored" in home.said[0]
     assert len(home.files) == 1

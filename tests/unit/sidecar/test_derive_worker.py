@@ -195,6 +195,20 @@ def test_much_of_one_row_is_divided(bench: Bench, monkeypatch: pytest.MonkeyPatc
     assert max(len(msgpack.packb(m)) for m in bench.said.messages) < 6 << 20
 
 
+@pytest.mark.parametrize(
+    "extras", [[f"e{i}" for i in range(4100)], ["e" * 5000]], ids=["many", "long"]
+)
+def test_more_statistics_than_a_record_has_room_for_are_refused(
+    bench: Bench, extras: list[str]
+) -> None:
+    """Ingest, which journals them, would end with the daemon: again after each restart."""
+    bench.row(moments_value(RNG.normal(size=(8, 4)), extras=dict.fromkeys(extras, 1.0)))
+    bench.worker().derive(bench.run_id, 0)
+    (message,) = bench.said.messages
+    assert message["refused"] == 1
+    assert message["scalars"] == []
+
+
 def test_what_no_message_can_hold_is_refused(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

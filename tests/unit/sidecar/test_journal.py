@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -166,6 +167,69 @@ def test_a_foreign_file_is_put_aside_and_an_empty_one_used(path: str, damage: by
     journal.close()
     aside = [name for name in os.listdir(os.path.dirname(path)) if ".damaged-" in name]
     assert len(aside) == len(said) == (1 if damage else 0)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "UPDATE runs SET spec = x'c1'",
+        "UPDATE runs SET spec = x'80'",
+        "UPDATE runs SET spec = 'text'",
+        "UPDATE clients SET run_id = 77",
+        "UPDATE clients SET uuid = 'text'",
+        "UPDATE clients SET durable_seq = 'text'",
+        "UPDATE clients SET state = x'00'",
+        "UPDATE batches SET total = 'text'",
+        "UPDATE sqlite_sequence SET seq = 0x7fffffffffffffff",
+        "UPDATE sqlite_sequence SET seq = 0",
+        "UPDATE cursors SET row = 'text'",
+        "UPDATE alarm_states SET state = 'text'",
+        "DELETE FROM identity",
+        "DROP TABLE tag_sets",
+        "ALTER TABLE clients RENAME COLUMN lost TO gone",
+    ],
+)
+def test_what_no_daemon_has_written_is_put_aside(path: str, harm: str) -> None:
+    """SQLite finds all of it in order; a daemon could not start with it, ever."""
+    journal, run_id, _ = _filled(path)
+    journal.begin()
+    journal.put_cursor("derive", run_id, 1)
+    journal.put_alarm_states(run_id, {"t": b"state"})
+    journal.commit()
+    journal.connection.execute(harm)
+    journal.close()
+    said: list[str] = []
+    again, _ = _filled_with_log(path, said)
+    assert again.last_row == 1
+    again.close()
+    assert len(said) == 1
+    assert "damaged" in said[0]
+
+
+def test_a_page_that_is_damaged_is_found_when_the_journal_is_opened(path: str) -> None:
+    journal, *_ = _filled(path, rows=200, size=4000)
+    journal.close()
+    data = bytearray(Path(path).read_bytes())
+    damage = bytes(range(256)) * 16
+    at = len(data) // 2 & -8192
+    data[at : at + len(damage)] = damage
+    Path(path).write_bytes(data)
+    said: list[str] = []
+    _filled_with_log(path, said)[0].close()
+    assert "damaged" in said[0]
+
+
+def test_a_sound_journal_is_not_put_aside_after_a_kill_or_a_close(path: str) -> None:
+    journal, *_ = _filled(path, rows=50, size=3000)
+    shutil.copy(path, f"{path}.copy")
+    shutil.copy(f"{path}-wal", f"{path}.copy-wal")
+    journal.close()
+    said: list[str] = []
+    for one in (path, f"{path}.copy"):
+        again = Journal(one, log=said.append)
+        assert again.last_row == 50
+        again.close()
+    assert not said
 
 
 def _filled_with_log(path: str, said: list[str]) -> tuple[Journal, int]:

@@ -17,7 +17,14 @@ from sidestep.proto.records import (
     encode_value,
     walk,
 )
-from sidestep.sidecar.points import Points, ScalarBlock, read_points, split, wall_times_s
+from sidestep.sidecar.points import (
+    Points,
+    ScalarBlock,
+    check_rows,
+    read_points,
+    split,
+    wall_times_s,
+)
 
 # Shared cores are slow at times, and a clock is no part of what is tested here.
 calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -200,3 +207,9 @@ def test_seconds_are_the_nearest_there_are(time_ns: int) -> None:
 @given(INT64)
 def test_seconds_of_one_time_are_those_of_an_array(time_ns: int) -> None:
     assert wall_times_s(time_ns) == wall_times_s(np.array([time_ns]))[0]
+
+
+def test_the_kinds_are_those_of_what_is_new() -> None:
+    first, second = (b"".join(encode_value(Value(k, "t", 1, 1))[1]) for k in ("moments", "text"))
+    assert check_rows(first + second, {}, 1, 1)[2] == {"text"}
+    assert check_rows(first + second, {}, 0, 2)[2] == {"moments", "text"}

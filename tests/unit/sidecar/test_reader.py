@@ -99,6 +99,7 @@ def test_a_flipped_bit_is_never_a_number(home: Home) -> None:
         (["file", "tags", form.BODY_HEAD.pack(form.BLOCK, 0, 2, 1) + bytes(24)], "2 rows"),
         (["file", "tags", form.BODY_HEAD.pack(form.BLOCK, 0, 0, 1)], "0 rows"),
         (["file", "tags", "tags"], "defined as number 1"),
+        (["file", b"short"], "a frame of 5 bytes"),
         (["file", form.BODY_HEAD.pack(form.TAGS, 0, 0, 1) + bytes(8) + b"\xc1"], "MessagePack"),
         (["file", form.BODY_HEAD.pack(form.TAGS, 0, 0, 1) + bytes(8) + b"\x91\x05"], "else"),
         (["file", form.BODY_HEAD.pack(form.TAGS, 0, 0, 2) + bytes(8) + b"\x91\xa1a"], "list of 2"),

@@ -441,7 +441,9 @@ def test_a_state_of_an_earlier_version_is_gone_on_with(home: Home) -> None:
         {"folders": {"../x": {"file": f"events.out.tfevents.{NOW}.a", "offset": 0}}},
         {"folders": {"": {"file": f"events.out.tfevents.{NOW}.a", "offset": 0}}},
         {"folders": {"x": {"file": "../victim", "offset": 0}, "y": 5}},
+        {"folders": {"/": {"file": f"events.out.tfevents.{NOW}.a", "offset": 0}}},
         {"folders": 5, "series": [1]},
+        {"series": {"a": [".", "a", ""], "b": ["/".join("x" * 9), "b", ""]}},
         {"series": {"a": 5, "b": ["x"], 5: ["", "a", ""], "c": ["../../..", "c", ""]}},
     ],
 )
@@ -770,6 +772,8 @@ def test_the_name_comes_after_those_of_files_that_are_there(home: Home) -> None:
         {"file": "../../victim", "offset": 3},
         {"file": "events.out.tfevents.1700000000/../../../victim", "offset": 3},
         {"file": 5, "offset": "x"},
+        {"file": f"events.out.tfevents.{NOW}.a", "offset": -3},
+        {"file": f"events.out.tfevents.{NOW}.a", "offset": 1 << 64},
         {"something": "else"},
     ],
 )

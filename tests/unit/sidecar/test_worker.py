@@ -188,3 +188,30 @@ def test_tag_sets_defined_later_are_looked_up_again(bench: Bench) -> None:
     assert bench.await_report(row=2, state="ok")["skipped"] == 0
     _close(bench, thread)
     assert bench.kept == [0, 77]
+
+
+@pytest.mark.parametrize("column", ["records", "total", "data", "kinds"])
+@pytest.mark.parametrize("odd", [5, 1.5, "text", b"bytes"], ids=str)
+def test_a_row_whose_columns_are_of_other_types_delays_nobody(
+    bench: Bench, column: str, odd: object
+) -> None:
+    """SQLite gives back what a damaged page says."""
+    bench.append(2)
+    bench.journal.connection.execute(f"UPDATE batches SET {column} = ? WHERE id = 1", (odd,))
+    thread = bench.start()
+    bench.await_report(state="ok", row=2)
+    _close(bench, thread)
+    assert bench.kept in ([0, 1], [1])
+
+
+@pytest.mark.parametrize("tags", [b"", b"\xc1", b"\x05", b"\x91\x05", b"\x90", 7, "text"], ids=str)
+def test_tag_sets_that_are_damaged_are_not_defined(bench: Bench, tags: object) -> None:
+    bench.append(1)
+    bench.journal.connection.execute("UPDATE tag_sets SET tags = ?", (tags,))
+    thread = bench.start()
+    assert bench.await_report(state="ok", row=1)["skipped"] == 1
+    bench.journal.put_tag_set(bench.client_id, 0, ("loss",))
+    bench.append(1)
+    assert bench.await_report(state="ok", row=2)["skipped"] == 1
+    _close(bench, thread)
+    assert bench.kept == [1]

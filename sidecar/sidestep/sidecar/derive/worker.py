@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from sidestep.proto import LocalProtocolError, RemoteProtocolError, Value
+from sidestep.proto.limits import MAX_TAG_BYTES, MAX_TAGS_PER_RECORD
 from sidestep.proto.records import encode_value
 
 from ..channel import Channel, ChannelClosedError
@@ -35,6 +36,9 @@ _PART_BYTES: Final = 4 << 20
 
 _MAX_VALUE_BYTES: Final = 32 << 20
 """A record that no message has room for; nothing that a deriver makes is near it."""
+
+_MAX_TAG: Final = 2 * MAX_TAG_BYTES
+"""The longest tag that a client may have, with what a deriver puts behind it."""
 
 
 def deriver_of(kind: str) -> Derive | None:
@@ -187,9 +191,13 @@ class Part:
 
     def add(self, derived: Derived) -> None:
         """Take what a deriver or a watcher has made."""
-        if derived.scalars:
-            self._scalars.append((derived.step, derived.time_ns, dict(derived.scalars)))
-            self.nbytes += 64 * len(derived.scalars)
+        try:
+            _check(derived.scalars)
+            if derived.scalars:
+                self._scalars.append((derived.step, derived.time_ns, dict(derived.scalars)))
+                self.nbytes += 64 * len(derived.scalars)
+        except LocalProtocolError as error:
+            self.refuse(f"a value at step {derived.step}", error)
         self._alarm_states.update(derived.alarm_states)
         for value in derived.values:
             try:
@@ -215,6 +223,15 @@ class Part:
             "values": self._values,
             "alarm_states": self._alarm_states,
         }
+
+
+def _check(scalars: Mapping[str, float]) -> None:
+    """See that numbers can be journalled: a client may name as many statistics as it likes."""
+    if len(scalars) > MAX_TAGS_PER_RECORD:
+        raise LocalProtocolError(f"{len(scalars)} numbers, a record has {MAX_TAGS_PER_RECORD}")
+    longest = max(map(len, scalars), default=0)
+    if longest > _MAX_TAG:
+        raise LocalProtocolError(f"a tag of {longest} characters, at most {_MAX_TAG}")
 
 
 def start_message(journal_path: str, rules: Mapping[str, Any] | None) -> dict[str, Any]:
