@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from typing import Final, cast
+from contextlib import suppress
+from typing import Final
 
 import msgpack
 
+from .journal_reader import readable_tag_sets
 from .resume import Trail, unpacked
 
 SCHEMA: Final = """
@@ -20,14 +22,17 @@ def put_trail(connection: sqlite3.Connection, client_id: int, trail: Trail) -> N
 
 
 def stored_trails(connection: sqlite3.Connection) -> dict[int, Trail]:
-    """The trails of all clients by their ids; one that is older than trails has none."""
-    rows = connection.execute("SELECT client_id, trail FROM trails")
-    return {int(client_id): unpacked(data) for client_id, data in rows}
+    """The trails of all clients by their ids, but for those that are damaged."""
+    found: dict[int, Trail] = {}
+    for client_id, data in connection.execute("SELECT client_id, trail FROM trails"):
+        with suppress(TypeError, ValueError, msgpack.UnpackException):
+            found[int(client_id)] = unpacked(data)
+    return found
 
 
 def tags_of(connection: sqlite3.Connection, client_id: int, tag_set: int) -> tuple[str, ...]:
     """The tags of a client's tag set; none when it is not defined."""
-    found = connection.execute(
-        "SELECT tags FROM tag_sets WHERE client_id = ? AND id = ?", (client_id, tag_set)
-    ).fetchone()
-    return tuple(cast("list[str]", msgpack.unpackb(found[0]))) if found else ()
+    rows = connection.execute(
+        "SELECT id, tags FROM tag_sets WHERE client_id = ? AND id = ?", (client_id, tag_set)
+    )
+    return next((tags for _, tags in readable_tag_sets(rows)), ())
