@@ -15,7 +15,7 @@ SHELL_FILES := launch_tensorboard.sh .ci/run
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench bench-gpu venv clean
+.PHONY: help demo test check fuzz bench bench-gpu venv clean
 .PHONY: check-lint check-format check-mypy check-pyright check-imports check-shell
 
 help: ## list these targets
@@ -31,6 +31,11 @@ test: $(STAMP) ## run the tests, less the slow, the benchmarks and those for a G
 	  --hypothesis-seed=$(SEED) $(ARGS)
 
 check: check-lint check-format check-mypy check-pyright check-imports check-shell ## lint, format, types, imports
+
+fuzz: $(STAMP) ## search inputs that break a reader, SECONDS=60 for each (ARGS: --keep, targets)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || \
+	  $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	$(BIN)/python -m tests.chaos.fuzz --seconds $(or $(SECONDS),60) $(ARGS)
 
 bench: $(STAMP) ## measure the figures of the README (ARGS go to the benchmark)
 	$(BIN)/python -m tests.bench $(ARGS)
