@@ -137,7 +137,7 @@ class Ingest(threading.Thread):
         """Serve until stopped."""
         try:
             self._journal = self._open_journal()
-            self._own = OwnPoints(self._journal)
+            self._own = OwnPoints(self._journal, self._refusals)
             self._clients = Clients(
                 self._journal,
                 self.daemon_id,

@@ -87,13 +87,20 @@ class JournalReader:
 
     def tag_sets(self, client_id: int, refresh: bool = False) -> Mapping[int, tuple[str, ...]]:
         """A client's tag sets; asks the database again only with `refresh`."""
-        known = self._tag_sets.get(client_id)
-        if known is None or refresh:
-            rows = self._connection.execute(
-                "SELECT id, tags FROM tag_sets WHERE client_id = ?", (client_id,)
-            )
-            known = self._tag_sets[client_id] = dict(readable_tag_sets(rows))
+        known = self._tag_sets.setdefault(client_id, {})
+        if refresh or not known:
+            # They are numbered in their order: what is new has higher numbers, as a rule.
+            after = max(known, default=-1)
+            if not self._read_tag_sets(client_id, after, known) and after >= 0:
+                self._read_tag_sets(client_id, -1, known)
         return known
+
+    def _read_tag_sets(self, client_id: int, after: int, into: dict[int, tuple[str, ...]]) -> int:
+        rows = self._connection.execute(
+            "SELECT id, tags FROM tag_sets WHERE client_id = ? AND id > ?", (client_id, after)
+        ).fetchall()
+        into.update(readable_tag_sets(rows))
+        return len(rows)
 
     def run_of_client(self, client_id: int) -> int:
         """The run of a client."""

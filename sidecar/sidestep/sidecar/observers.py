@@ -43,7 +43,7 @@ def feed_door(endpoint: str, most: int, log: Callable[[str], None]) -> Door:
     """
     # What waits for a `tail` that does not read; the next message is lost to it.
     manners = Manners(
-        "XPUB", ("SUB", "XSUB"), most, 1 << 16, silent_s=math.inf, unsent_bytes=8 << 20
+        "XPUB", ("SUB", "XSUB"), most, 1 << 16, silent_s=math.inf, unsent_bytes=128 << 10
     )
     return Door([endpoint.removeprefix(_IPC)], manners, _saying(log, "feed"))
 

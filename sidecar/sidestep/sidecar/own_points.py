@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 
 from sidestep.proto import Value
+from sidestep.proto.limits import MAX_TAG_SETS
 from sidestep.proto.records import Scalars, encode_scalars, encode_value
 
 from .alarms import states_of
 from .journal import ClientRow, Journal
+from .refusals import Refusals
 from .roster import DERIVER, DaemonPoints, RunEntry
 
 
@@ -17,10 +19,19 @@ class OwnPoints:
 
     Args:
         journal: inside a transaction whenever `append` is called.
+        refusals: where numbers are counted whose tags are too many.
+        max_tag_sets: distinct tuples of tags of one source of one run.
     """
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        refusals: Refusals | None = None,
+        max_tag_sets: int = MAX_TAG_SETS,
+    ) -> None:
         self._journal = journal
+        self._refusals = refusals
+        self._max_tag_sets = max_tag_sets
         self._sources: dict[tuple[int, str], tuple[ClientRow, dict[tuple[str, ...], int]]] = {}
 
     def forget(self) -> None:
@@ -43,6 +54,12 @@ class OwnPoints:
             if not tags:
                 continue
             if tags not in tag_sets:
+                if len(tag_sets) >= self._max_tag_sets:
+                    # What is derived of ever new tags has ever new tags.
+                    why = f"run {run.spec.name!r:.100} has too many tags already"
+                    if self._refusals is not None:
+                        self._refusals.note("record", "own_tags", why)
+                    continue
                 tag_sets[tags] = len(tag_sets)
                 self._journal.put_tag_set(client.id, tag_sets[tags], tags)
             row = Scalars(tag_sets[tags], step, time_ns, tuple(numbers.values()))
