@@ -189,6 +189,13 @@ def _text(max_bytes: int = MAX_NAME_BYTES) -> _Check:
     return check
 
 
+def _path(value: object) -> str:
+    path = cast("str", _NAME(value))
+    if "\0" in path:
+        raise RemoteProtocolError("malformed", "a path holds no NUL")
+    return path
+
+
 def _blob(low: int, high: int) -> _Check:
     def check(value: object) -> bytes:
         if not isinstance(value, bytes) or not low <= len(value) <= high:
@@ -255,7 +262,7 @@ _DATA: Final = _blob(1, MAX_DATA_BYTES)
 _SCHEMA: Final[Mapping[type[Any], Mapping[str, _Check]]] = {
     m.RunSpec: {
         "name": _NAME,
-        "log_dir": _NAME,
+        "log_dir": _path,
         "tensorboard": _tensorboard,
         "wandb": _optional(_settings),
         "config": _settings,
@@ -273,7 +280,7 @@ _SCHEMA: Final[Mapping[type[Any], Mapping[str, _Check]]] = {
         "pid": _UINT,
         "host": _NAME,
         "device_uuids": _many(_NAME, 0, 1000),
-        "outbox": _NAME,
+        "outbox": _path,
         "acked_seq": _UINT,
         "acked_dropped": _UINT,
         "min_version": _UINT,

@@ -8,6 +8,7 @@ answer, so the run is kept offline.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
@@ -197,6 +198,8 @@ def _writable_folder(log_dir: str) -> Path:
     """``LOG_DIR/wandb``. wandb would go elsewhere without a word if it could not write there."""
     folder = Path(log_dir, FOLDER)
     folder.mkdir(parents=True, exist_ok=True)
+    if folder.is_symlink():
+        raise OSError(errno.ELOOP, "is a symbolic link, which is not followed here", str(folder))
     for path in (Path(log_dir), folder):
         if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
             raise PermissionError(f"{path} cannot be written")
