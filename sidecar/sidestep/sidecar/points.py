@@ -2,7 +2,7 @@
 
 Consecutive SCALARS records of one tag set are the rule (a training loop emits the same dict at
 each step), and each is equally long: such a stretch is looked at as one numpy table, without
-touching a record in Python.
+touching a record in Python. Where a loop emits several dicts in turn, `mixed` helps.
 """
 
 from __future__ import annotations
@@ -19,9 +19,17 @@ from sidestep.proto import RemoteProtocolError, Value
 from sidestep.proto.limits import MAX_TAGS_PER_RECORD
 from sidestep.proto.records import SCALARS, SCALARS_HEAD, VALUE, VALUE_HEAD, decode_value
 
+from . import mixed
+
 _HEAD: Final = Struct("<IBBHII")  # what the records of one stretch have in common
 _STEP: Final = Struct("<q")
 _HEAD_WORDS: Final = SCALARS_HEAD.size // 8  # header; tag set and count; step; time
+
+VALUES: Final = -1
+"""What `split` says for the tag set of a VALUE."""
+
+MIXED: Final = -2
+"""What `split` says for the tag set of records of several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +65,11 @@ def wall_times_s(times_ns: Any) -> Any:
     return times_ns // 1_000_000_000 + times_ns % 1_000_000_000 / 1e9
 
 
-def split(data: bytes | memoryview) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (offset, record bytes, records, tag set) of each stretch of like records.
+def split(data: bytes | memoryview) -> Iterator[tuple[int, int, int, int, mixed.Places | None]]:
+    """Yield (offset, record bytes, records, tag set, None) of each stretch of like records.
 
-    A VALUE record is a stretch of its own, with tag set -1.
+    A VALUE record is a stretch of its own, with tag set `VALUES`. Many records of several tag
+    sets in turn are one stretch, with tag set `MIXED`, the bytes of all of them, and their places.
 
     Raises:
         RemoteProtocolError: `data` is not a whole number of valid records.
@@ -69,13 +78,13 @@ def split(data: bytes | memoryview) -> Iterator[tuple[int, int, int, int]]:
     if end % 8:
         raise RemoteProtocolError("malformed", f"{end} bytes of records, not a multiple of 8")
     words = np.frombuffer(data, dtype="<u8")
-    at = 0
+    at = alone_until = 0
     while at < end:
         if end - at < SCALARS_HEAD.size:
             raise RemoteProtocolError("malformed", f"torn record header at byte {at}")
         length, kind, _, _, tag_set, count = _HEAD.unpack_from(data, at)
         if kind == VALUE and VALUE_HEAD.size <= length <= end - at and length % 8 == 0:
-            yield at, length, 1, -1
+            yield at, length, 1, VALUES, None
             at += length
             continue
         if kind != SCALARS:
@@ -85,10 +94,20 @@ def split(data: bytes | memoryview) -> Iterator[tuple[int, int, int, int]]:
             raise RemoteProtocolError("malformed", f"{count} scalars in {length} bytes")
         after = at + length
         # Where records are mixed, each is alone: two slices say so, numpy would take 10 µs to.
-        alike = data[at : at + _HEAD.size] == data[after : after + _HEAD.size]
-        n = _stretch(words, at // 8, length // 8) if alike else 1
-        yield at, length, n, tag_set
-        at += n * length
+        if data[at : at + _HEAD.size] == data[after : after + _HEAD.size]:
+            n = _stretch(words, at // 8, length // 8)
+            yield at, length, n, tag_set, None
+            at += n * length
+            continue
+        places = None
+        if at >= alone_until:
+            places, alone_until = mixed.find(data, at)
+        if places is not None:
+            yield at, alone_until - at, len(places), MIXED, places
+            at = alone_until
+        else:
+            yield at, length, 1, tag_set, None
+            at = after
 
 
 def _stretch(words: npt.NDArray[np.uint64], first: int, width: int) -> int:
@@ -111,32 +130,50 @@ def _same(table: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
 
 
 def read_points(
-    data: bytes | memoryview, tag_sets: Mapping[int, tuple[str, ...]]
+    data: bytes | memoryview,
+    tag_sets: Mapping[int, tuple[str, ...]],
+    *,
+    any_order: bool = False,
 ) -> Iterator[Points]:
     """The points in one journal row.
 
     Args:
         data: the row's records.
         tag_sets: the client's tag sets by their ids.
+        any_order: whether numbers of different tags may change places, for larger blocks; those
+            of one tag never do, nor does a number with a value.
 
     Raises:
         RemoteProtocolError: the row is damaged, or names a tag set that is not defined.
     """
     longs: npt.NDArray[np.int64] = np.frombuffer(data, dtype="<i8", count=len(data) // 8)
-    doubles = longs.view(np.float64)
-    for at, length, n, tag_set in split(data):
-        if tag_set < 0:
+    for at, length, n, tag_set, places in split(data):
+        if tag_set == VALUES:
             yield decode_value(memoryview(data)[at : at + length])
-            continue
-        tags = tag_sets.get(tag_set)
-        width = length // 8
-        count = width - _HEAD_WORDS
-        if tags is None or len(tags) != count:
-            raise RemoteProtocolError("malformed", f"{count} scalars of tag set {tag_set}")
-        first, last = at // 8, at // 8 + n * width
-        table = longs[first:last].reshape(n, width)
-        values = doubles[first:last].reshape(n, width)[:, _HEAD_WORDS:]
-        yield ScalarBlock(tags, table[:, 2], table[:, 3], values)
+        elif places is None:
+            first, last = at // 8, (at + n * length) // 8
+            yield _block(tag_set, longs[first:last].reshape(n, length // 8), tag_sets)
+        elif any_order and mixed.sortable(data, places, tag_sets):
+            for one, table in mixed.grouped(data, places):
+                yield _block(one, table, tag_sets)
+        else:
+            ids, counts = mixed.tag_sets_of(data, places)
+            firsts = places // 2
+            lasts = firsts + counts + _HEAD_WORDS
+            for one, first, last in zip(ids.tolist(), firsts.tolist(), lasts.tolist(), strict=True):
+                yield _block(one, longs[first:last].reshape(1, -1), tag_sets)
+
+
+def _block(
+    tag_set: int, table: npt.NDArray[np.int64], tag_sets: Mapping[int, tuple[str, ...]]
+) -> ScalarBlock:
+    """Records of one tag set as a block; `table` has shape (records, words of one)."""
+    tags = tag_sets.get(tag_set)
+    count = table.shape[1] - _HEAD_WORDS
+    if tags is None or len(tags) != count:
+        raise RemoteProtocolError("malformed", f"{count} scalars of tag set {tag_set}")
+    values = table.view(np.float64)[:, _HEAD_WORDS:]
+    return ScalarBlock(tags, table[:, 2], table[:, 3], values)
 
 
 def check_rows(
@@ -153,8 +190,8 @@ def check_rows(
         tag_counts: the number of tags of each of the client's tag sets.
         skip: how many records at its beginning are journalled already.
         records: how many must follow them.
-        stretches: takes up (tag set, records, first step, furthest step) of each stretch of like
-            records that follow those; the tag set of a value is -1.
+        stretches: takes up (tag set, records, first step, furthest step) of the records that
+            follow those, in the order of the tag sets' first ones; the tag set of a value is -1.
 
     Returns:
         The bytes without the skipped records, the step of the last one, and the kinds of the
@@ -166,33 +203,54 @@ def check_rows(
     """
     total = 0
     start: int | None = 0 if skip == 0 else None
-    last = 0
-    step_at = 16
+    last_step_at = 0
     longs: npt.NDArray[np.int64] = np.frombuffer(data, "<i8", len(data) // 8)
     kinds: set[str] = set()
-    for at, length, n, tag_set in split(data):
-        if tag_set < 0:
+    for at, length, n, tag_set, places in split(data):
+        known = max(0, skip - total)  # of this stretch
+        total += n
+        if places is not None:
+            ids, counts = mixed.tag_sets_of(data, places)
+            _check_counts(ids, counts, tag_counts)
+            if start is None and known < n:
+                start = 4 * int(places[known])
+            last_step_at = int(places[-1]) // 2 + 2
+            if stretches is not None and known < n:
+                stretches += mixed.reach(data, places[known:])
+            continue
+        if tag_set == VALUES:
             kind = decode_value(memoryview(data)[at : at + length]).kind
-            if total >= skip:
+            if not known:
                 kinds.add(kind)
         elif tag_counts.get(tag_set) != length // 8 - _HEAD_WORDS:
-            raise RemoteProtocolError("undefined", f"scalars of undefined tag set {tag_set}")
-        if start is None and total + n > skip:
-            start = at + (skip - total) * length
-        step_at = 16 if tag_set >= 0 else 8
-        if stretches is not None and total + n > skip:
-            if n == 1:  # the rule where records are mixed: numpy takes its time for one number
-                (step,) = _STEP.unpack_from(data, at + step_at)
+            raise _undefined(tag_set)
+        if start is None and known < n:
+            start = at + known * length
+        step_at = (at + (16 if tag_set >= 0 else 8)) // 8
+        last_step_at = step_at + (n - 1) * (length // 8)
+        if stretches is not None and known < n:
+            if n == 1:  # the rule where records are few: numpy takes its time for one number
+                (step,) = _STEP.unpack_from(data, 8 * step_at)
                 stretches.append((tag_set, 1, step, step))
             else:
-                new = min(n, total + n - skip)
-                steps = longs[(at + step_at) // 8 :: length // 8][n - new : n]
-                stretches.append((tag_set, new, int(steps[0]), int(steps.max())))
-        total += n
-        last = at + (n - 1) * length
+                steps = longs[step_at :: length // 8][known:n]
+                stretches.append((tag_set, n - known, int(steps[0]), int(steps.max())))
     if total != skip + records or start is None:
         raise RemoteProtocolError(
             "malformed", f"{total} records in a batch that says {skip + records}"
         )
     kept = data if start == 0 else memoryview(data)[start:]
-    return kept, int(longs[(last + step_at) // 8]), frozenset(kinds)
+    return kept, int(longs[last_step_at]), frozenset(kinds)
+
+
+def _check_counts(ids: mixed.Places, counts: mixed.Places, tag_counts: Mapping[int, int]) -> None:
+    """See that each record has as many numbers as its tag set has tags."""
+    known, index = np.unique(ids, return_inverse=True)
+    expected = np.array([tag_counts.get(one, -1) for one in known.tolist()], np.int64)
+    wrong = expected[index] != counts
+    if wrong.any():
+        raise _undefined(int(ids[np.argmax(wrong)]))
+
+
+def _undefined(tag_set: int) -> RemoteProtocolError:
+    return RemoteProtocolError("undefined", f"scalars of undefined tag set {tag_set}")

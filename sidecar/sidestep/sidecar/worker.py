@@ -60,6 +60,9 @@ def open_sink(name: str) -> Sink:
 _ONE_PER_PROCESS: Final = frozenset({"wandb"})
 """Sinks whose library has global state: after a failure only a new process can open them again."""
 
+_ANY_ORDER: Final = frozenset({"tensorboard", "archive"})
+"""Sinks that do not care which of two tags comes first; W&B's rows are of one step each."""
+
 # W&B's commit is a round trip to its own service; TensorBoard's is one write.
 _INTERVAL_S: Final = {"tensorboard": 0.05, "wandb": 0.5, "archive": 0.1}
 
@@ -186,7 +189,9 @@ class Worker:
         """A row's points; one that cannot be read is counted, and delays nobody."""
         for refresh in (False, True):
             try:
-                return list(read_points(row.data, self._reader.tag_sets(row.client_id, refresh)))
+                tag_sets = self._reader.tag_sets(row.client_id, refresh)
+                # A row's bounds are the journal's: who writes it again sorts it the same way.
+                return list(read_points(row.data, tag_sets, any_order=self._name in _ANY_ORDER))
             except RemoteProtocolError as error:
                 if refresh:
                     self._skipped += row.records

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from sidestep.proto.records import (
     walk,
 )
 from sidestep.sidecar.points import (
+    MIXED,
     Points,
     ScalarBlock,
     check_rows,
@@ -58,7 +61,14 @@ def repeated(record: Scalars, times: int) -> list[Scalars]:
 
 
 STRETCH = st.builds(repeated, scalar_records(), st.integers(1, 30))
-ROWS = st.lists(STRETCH | values().map(lambda value: [value]), max_size=6).map(
+IN_TURN = st.builds(
+    lambda some, times: [
+        replace(record, step=(record.step + i) % 2**62) for i in range(times) for record in some
+    ],
+    st.lists(scalar_records(), min_size=2, max_size=6),
+    st.integers(1, 12),
+)
+ROWS = st.lists(STRETCH | IN_TURN | values().map(lambda value: [value]), max_size=6).map(
     lambda parts: [record for part in parts for record in part]
 )
 
@@ -106,6 +116,78 @@ def test_the_points_are_what_the_slow_walk_finds(
     assert bits(found) == bits(slow(data)) == data
 
 
+def curves(records: Sequence[Scalars | Value]) -> dict[str, list[object]]:
+    """What each tag's curve consists of, in its order; the values, with how many came before."""
+    found: dict[str, list[object]] = {"values": []}
+    for number, record in enumerate(records):
+        if isinstance(record, Value):
+            found["values"].append((number, bits([record])))
+            continue
+        for tag, value in zip(TAG_SETS[record.tag_set], record.values, strict=True):
+            one = Scalars(1, record.step, record.time_ns, (value,))
+            found.setdefault(tag, []).append(bits([one]))
+    return found
+
+
+@calm
+@given(ROWS, st.sampled_from([bytes, bytearray, memoryview]))
+def test_in_any_order_each_curve_keeps_its_own(
+    records: list[Scalars | Value], holder: type[bytes]
+) -> None:
+    data = encode(records)
+    points = list(read_points(holder(data), TAG_SETS, any_order=True))
+    assert curves([row for point in points for row in rows_of(point)]) == curves(records)
+
+
+def test_dicts_in_turn_are_a_block_each() -> None:
+    row = [Scalars(1 + i % 3, i, i, (1.0,) * (1 + i % 3)) for i in range(300)]
+    value = Value("text", "t", 1, 1, {"text": "x"})
+    data = encode([*row, value, *row[1:]])
+    shapes = [
+        (point.tags[0], len(point.steps)) if isinstance(point, ScalarBlock) else None
+        for point in read_points(data, TAG_SETS, any_order=True)
+    ]
+    before = [(f"{number}/0", 100) for number in (1, 2, 3)]
+    assert shapes == [*before, None, ("2/0", 100), ("3/0", 100), ("1/0", 99)]
+
+
+def test_a_tag_in_two_tag_sets_keeps_its_order() -> None:
+    shared = {1: ("loss",), 2: ("loss", "lr")}
+    data = encode([Scalars(1 + i % 2, i, i, (1.0,) * (1 + i % 2)) for i in range(100)])
+    points = list(read_points(data, shared, any_order=True))
+    steps = [p.steps.tolist() for p in points if isinstance(p, ScalarBlock)]
+    assert steps == [[i] for i in range(100)]
+
+
+@calm
+@given(ROWS.filter(bool), st.data())
+def test_what_may_be_journalled_is_what_the_slow_walk_says(
+    records: list[Scalars | Value], data: st.DataObject
+) -> None:
+    skip = data.draw(st.integers(0, len(records) - 1))
+    rest = records[skip:]
+    reached: list[tuple[int, int, int, int]] = []
+    counts = {number: len(tags) for number, tags in TAG_SETS.items()}
+    kept, step, kinds = check_rows(encode(records), counts, skip, len(rest), reached)
+    assert bytes(kept) == encode(rest)
+    assert step == rest[-1].step
+    assert kinds == {record.kind for record in rest if isinstance(record, Value)}
+    assert sum((Counter({s: n}) for s, n, _, _ in reached), Counter[int]()) == Counter(
+        record.tag_set if isinstance(record, Scalars) else -1 for record in rest
+    )
+    for tag_set in {record.tag_set for record in rest if isinstance(record, Scalars)}:
+        steps = [r.step for r in rest if isinstance(r, Scalars) and r.tag_set == tag_set]
+        found = [r for r in reached if r[0] == tag_set]
+        assert found[0][2] == steps[0]
+        assert max(furthest for *_, furthest in found) == max(steps)
+    missing = data.draw(st.sampled_from(sorted(TAG_SETS)))
+    if any(isinstance(r, Scalars) and r.tag_set == missing for r in records):
+        with pytest.raises(RemoteProtocolError, match="undefined tag set"):
+            check_rows(
+                encode(records), {k: v for k, v in counts.items() if k != missing}, skip, len(rest)
+            )
+
+
 def test_like_records_are_one_block_and_others_are_not() -> None:
     long = [Scalars(2, i, i, (1.0, 2.0)) for i in range(100)]
     mixed = [Scalars(1 + i % 2, i, i, (1.0,) * (1 + i % 2)) for i in range(10)]
@@ -120,7 +202,7 @@ def test_like_records_are_one_block_and_others_are_not() -> None:
 def test_a_stretch_that_ends_after_the_look_ahead() -> None:
     for length in range(1, 20):
         data = encode([Scalars(1, 0, 0, (0.0,))] * length + [Scalars(2, 0, 0, (0.0, 0.0))])
-        assert [n for _at, _length, n, _set in split(data)] == [length, 1]
+        assert [stretch[2] for stretch in split(data)] == [length, 1]
 
 
 @settings(calm, max_examples=300)
@@ -136,7 +218,8 @@ def test_changed_bytes_are_points_or_a_protocol_error(
         stretches = list(split(bytes(row)))
     except RemoteProtocolError:
         return
-    assert sum(length * n for _at, length, n, _set in stretches) == len(row)
+    sizes = [nbytes * (1 if tag_set == MIXED else n) for _, nbytes, n, tag_set, _ in stretches]
+    assert sum(sizes) == len(row)
     try:
         found = list(read_points(bytes(row), TAG_SETS))
     except RemoteProtocolError:
