@@ -32,6 +32,7 @@ def serve(
     from ..daemon import Daemon
     from ..terminal import make_printing_harmless
 
+    make_printing_harmless()
     paths = environment_paths()
     settings = load(config, os.environ)
     try:
@@ -52,7 +53,6 @@ def serve(
         raise CommandError(str(error)) from error
     if launch_lock_fd is not None:
         os.close(launch_lock_fd)  # whoever waited to start a daemon can see this one now
-    make_printing_harmless()
     _log(f"sidestep is ready: pid {os.getpid()}, {paths.data_endpoint}")
     daemon.serve()
 
