@@ -100,13 +100,13 @@ def grouped(
     groups = list(zip(known.tolist(), starts.tolist(), ends, strict=True))
     # Equally long ones are all brought together at once.
     alike = bool((sizes == sizes[0]).all())
-    whole = longs[rows[:, None] + np.arange(_words(sizes[0]))] if alike else None
+    whole = longs[rows[:, None] + np.arange(_words(int(sizes[0])))] if alike else None
     for index in np.argsort(first).tolist():
         tag_set, start, end = groups[index]
         if whole is not None:
             yield tag_set, whole[start:end]
         else:
-            yield tag_set, longs[rows[start:end, None] + np.arange(_words(sizes[start]))]
+            yield tag_set, longs[rows[start:end, None] + np.arange(_words(int(sizes[start])))]
 
 
 def reach(data: bytes | memoryview, places: Places) -> Iterator[tuple[int, int, int, int]]:
@@ -129,8 +129,8 @@ def _sorted(tag_sets: Places) -> tuple[Places, Places, Places, Places]:
     return known, first, order, np.cumsum(counts) - counts
 
 
-def _words(count: np.int64) -> int:
-    return int(count) + _HEAD_BYTES // 8
+def _words(count: int) -> int:
+    return count + _HEAD_BYTES // 8
 
 
 def sortable(

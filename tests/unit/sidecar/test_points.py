@@ -61,13 +61,16 @@ def repeated(record: Scalars, times: int) -> list[Scalars]:
 
 
 STRETCH = st.builds(repeated, scalar_records(), st.integers(1, 30))
-IN_TURN = st.builds(
-    lambda some, times: [
+
+
+def in_turn(some: list[Scalars], times: int) -> list[Scalars]:
+    """Records of several tag sets, one after the other, again and again."""
+    return [
         replace(record, step=(record.step + i) % 2**62) for i in range(times) for record in some
-    ],
-    st.lists(scalar_records(), min_size=2, max_size=6),
-    st.integers(1, 12),
-)
+    ]
+
+
+IN_TURN = st.builds(in_turn, st.lists(scalar_records(), min_size=2, max_size=6), st.integers(1, 12))
 ROWS = st.lists(STRETCH | IN_TURN | values().map(lambda value: [value]), max_size=6).map(
     lambda parts: [record for part in parts for record in part]
 )
