@@ -12,6 +12,7 @@ from pathlib import Path
 if not __package__:  # run as `python tests/bench`, which puts this folder on the path instead
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from tests.bench import wandb_faults
 from tests.bench.harness import run_all
 from tests.bench.machine import describe_machine
 from tests.bench.metrics import ROWS
@@ -69,6 +70,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar="BASELINE.json",
         help="fail when a ratio of that report (of --json) is lost by more than the noise of both",
     )
+    parser.add_argument(
+        "--wandb-faults",
+        action="store_true",
+        help="only this: emit to event file, W&B off beside W&B failing in every way",
+    )
     options = parser.parse_args(argv)
     options.baseline = {}
     if options.check and (options.rounds or (1 if options.quick else 2)) < 2:
@@ -100,6 +106,11 @@ def load_baseline(path: Path, *, quick: bool) -> Ratios:
 def main(argv: Sequence[str]) -> int:
     """Run what was asked for; returns the exit code."""
     options = parse(argv)
+    if options.wandb_faults:
+        rounds = options.rounds or (1 if options.quick else 3)
+        waits = wandb_faults.measure(rounds, steps=40 if options.quick else 200)
+        print(wandb_faults.render(waits))
+        return 0
     metrics = selected(options.rows)
     todo = list(steps(metrics, options.systems, options.rounds, quick=options.quick))
     with tempfile.TemporaryDirectory(prefix="sidestep-bench-") as base:

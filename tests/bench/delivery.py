@@ -23,13 +23,14 @@ _ARRIVAL_LIMIT_S: Final = 10.0
 
 
 @dataclass(slots=True)
-class _Arrivals:
+class Arrivals:
     """When each step was seen whole, in ns; filled by one thread, read by another."""
 
     seen_ns: dict[int, int] = field(default_factory=dict)
     _counts: dict[int, int] = field(default_factory=dict)
 
     def add(self, step: int, numbers: int) -> None:
+        """So many further numbers of a step were seen."""
         count = self._counts[step] = self._counts.get(step, 0) + numbers
         if count == NUMBERS:
             self.seen_ns[step] = time.perf_counter_ns()
@@ -42,11 +43,11 @@ def latency(trial: Trial) -> Metrics:
         [sys.executable, "-m", "sidestep.sidecar", "tail", RUN, "--json"], stdout=subprocess.PIPE
     )
     assert tail.stdout is not None
-    in_tail, in_file, stop = _Arrivals(), _Arrivals(), threading.Event()
+    in_tail, in_file, stop = Arrivals(), Arrivals(), threading.Event()
     (path,) = readers.event_files(trial.directory / "logs")
     threads = [
         threading.Thread(target=_read_tail, args=(tail.stdout, in_tail)),
-        threading.Thread(target=_follow_file, args=(readers.EventTail(path), in_file, stop)),
+        threading.Thread(target=follow_file, args=(readers.EventTail(path), in_file, stop)),
     ]
     for thread in threads:
         thread.start()
@@ -64,7 +65,7 @@ def latency(trial: Trial) -> Metrics:
     return _describe("tail", sent_ns, in_tail) | _describe("file", sent_ns, in_file)
 
 
-def _send(trial: Trial, in_tail: _Arrivals) -> dict[int, int]:
+def _send(trial: Trial, in_tail: Arrivals) -> dict[int, int]:
     """Log until `tail` shows something, then `size` steps whose times of departure are returned."""
     emit, sent_ns = trial.system.emitter(), dict[int, int]()
 
@@ -93,14 +94,15 @@ def _await(condition: Callable[[], bool], limit_s: float, what: str) -> None:
         time.sleep(_POLL_S)
 
 
-def _read_tail(lines: IO[bytes], arrivals: _Arrivals) -> None:
+def _read_tail(lines: IO[bytes], arrivals: Arrivals) -> None:
     for line in lines:
         point = json.loads(line)
         if point["tag"].startswith("train/"):
             arrivals.add(point["step"], 1)
 
 
-def _follow_file(file: readers.EventTail, arrivals: _Arrivals, stop: threading.Event) -> None:
+def follow_file(file: readers.EventTail, arrivals: Arrivals, stop: threading.Event) -> None:
+    """Fill `arrivals` with what comes into an event file, until told to stop."""
     # By name, since its types are made at run time: no type checker knows them.
     event_type: Any = importlib.import_module("tensorboard.compat.proto.event_pb2").Event
     while not stop.wait(_POLL_S):
@@ -110,7 +112,7 @@ def _follow_file(file: readers.EventTail, arrivals: _Arrivals, stop: threading.E
             arrivals.add(event.step, sum(tag.startswith("train/") for tag in tags))
 
 
-def _describe(row: str, sent_ns: dict[int, int], arrivals: _Arrivals) -> Metrics:
+def _describe(row: str, sent_ns: dict[int, int], arrivals: Arrivals) -> Metrics:
     missing = sorted(sent_ns.keys() - arrivals.seen_ns.keys())
     if missing:
         raise readers.MissingDataError(

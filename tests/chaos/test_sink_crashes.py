@@ -11,11 +11,12 @@ from typing import Any
 
 import psutil
 import pytest
+from psutil import Process
 
 from sidestep.sidecar.reader import find_run
 from tests.support.fixtures import Connect, Train
 from tests.support.oracle import assert_exactly, points, read_scalars
-from tests.support.sandbox import Process, Sandbox
+from tests.support.sandbox import Sandbox
 from tests.support.waiting import wait_until
 from tests.support.wandb_file import is_complete, read_history, wandb_files
 
@@ -139,7 +140,7 @@ def stopped_worker(sandbox: Sandbox) -> tuple[Process, Process]:
 
     def settled() -> bool:
         sink = sink_of(sandbox, "hangs", "wandb")
-        return sink["state"] == "ok" and sink["lag_records"] == 0
+        return (sink["state"], sink["lag_records"]) == ("ok", 0)
 
     wait_until(lambda: sandbox.run_status("hangs") and settled(), 60, "W&B does not work")
     (worker,) = sandbox.workers("wandb")
