@@ -155,7 +155,7 @@ class Hostile:
     ) -> None:
         self._logs = str(sandbox.logs)
         spec = RunSpec(f"hostile-{name % 4}", self._logs)
-        self._hello = Hello(bytes([name % 8]) * 16, 1, name, spec)
+        self._hello = Hello(b"fuzzing peer %03d" % (name % 8), 1, name, spec)
         self.answers: Counter[str] = Counter()
         self._socket = context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, cast
 
+from sidestep.proto.limits import MAX_NAME_BYTES
+
 from . import history, status
 from .door import Door
 from .drain import Drain
@@ -18,6 +20,8 @@ _MAX_REQUEST_BYTES: Final = 1 << 20
 _QUESTIONS: Final = 16
 _HISTORY_POINTS: Final = 10_000
 _MAX_DRAINS: Final = 1000
+_MAX_GLOBS: Final = 1000
+"""Patterns of one question; Python keeps each of them, compiled."""
 
 
 class Control:
@@ -152,7 +156,7 @@ class Control:
             self._reader,
             self.run_names(),
             run=request.get("run"),
-            globs=[str(glob) for glob in request.get("tags") or []],
+            globs=[_name(glob) for glob in (request.get("tags") or [])[:_MAX_GLOBS]],
             points=min(_HISTORY_POINTS, int(request.get("points") or 0)),
             after=None if after is None else int(after),
             until=snapshot.last_row,
@@ -184,9 +188,16 @@ class Control:
         }
 
 
+def _name(value: object) -> str:
+    """A name in a question: it may be kept for long, so it must be no longer than names are."""
+    if not isinstance(value, str) or len(value) > MAX_NAME_BYTES:
+        raise ValueError(f"not a name of at most {MAX_NAME_BYTES} characters: {value!r:.80}")
+    return value
+
+
 def _sinks_of(request: dict[str, Any]) -> Callable[[SinkHandle], bool] | None:
     """The sinks that a request names by `sink`, `run` and `log_dir`; None for all."""
-    wanted = {key: request[key] for key in ("sink", "run", "log_dir") if key in request}
+    wanted = {key: _name(request[key]) for key in ("sink", "run", "log_dir") if key in request}
     if not wanted:
         return None
 

@@ -248,7 +248,10 @@ class Door:
         if connection.answers:
             peer.unsent += connection.answers
             connection.answers = b""
-            self._flush(peer)
+            # Who asks without end for signs of life, and reads none, would fill the memory.
+            if self._flush(peer) and len(peer.unsent) > self._manners.unsent_bytes:
+                self._expel(peer, RemoteProtocolError("too_slow", "answers are not read"), b"")
+                return len(data)
         if messages:
             peer.heard = time.monotonic()
             if not peer.messages:

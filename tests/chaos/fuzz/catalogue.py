@@ -16,6 +16,7 @@ TARGETS = (
     "records",
     "server",
     "client",
+    "zmtp",
     "outbox",
     "journal",
     "rows",

@@ -37,6 +37,7 @@ uints = st.integers(0, MAX_SEQ)
 seqs = st.integers(1, MAX_SEQ)
 steps = st.integers(-MAX_SEQ - 1, MAX_SEQ)
 names = st.text(st.characters(codec="utf-8"), max_size=40)
+paths = names.map(lambda name: name.replace("\0", ""))
 codes = st.text(st.characters(codec="utf-8"), max_size=16)
 tags = st.text(st.characters(codec="utf-8"), min_size=1, max_size=40)
 blobs = st.binary(min_size=1, max_size=200)
@@ -61,7 +62,7 @@ books = st.builds(Books, uints, uints, uints)
 run_specs = st.builds(
     RunSpec,
     name=names,
-    log_dir=names,
+    log_dir=paths,
     tensorboard=st.booleans()
     | st.fixed_dictionaries({"suffix": st.text(max_size=25)}, optional={"folder": st.just(".")}),
     wandb=st.none() | settings_maps,
@@ -80,7 +81,7 @@ hellos = st.builds(
     pid=uints,
     host=names,
     device_uuids=st.lists(names, max_size=3).map(tuple),
-    outbox=names,
+    outbox=paths,
     acked_seq=uints,
     acked_dropped=uints,
     min_version=uints,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import pytest
+
 from sidestep.proto import RunSpec
+from sidestep.sidecar.control import _sinks_of
 from sidestep.sidecar.cursor_file import Cursor
 from sidestep.sidecar.drain import Drain
 from sidestep.sidecar.roster import RunEntry, Snapshot
@@ -116,3 +119,12 @@ def test_only_the_sinks_that_were_named_are_waited_for() -> None:
     assert drain.pending == [(archive, 1)]
     archive.cursor = Cursor(4, 10)
     assert _ask(drain, HERE, behind, archive)  # it need not be closed
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, ["x"], 5, None], ids=type)
+def test_a_question_for_sinks_names_them_with_names(name: object) -> None:
+    """A drain is kept until it is over, and a thousand of them with what they asked for."""
+    with pytest.raises(ValueError, match="not a name"):
+        _sinks_of({"op": "drain", "run": name})
+    assert _sinks_of({"op": "drain"}) is None
+    assert _sinks_of({"op": "drain", "run": "r"}) is not None

@@ -23,25 +23,28 @@ _MAX_ANSWER_BYTES = 1 << 20
 _MAX_KEPT = 4096
 
 
-class Socket:
-    """Holds one question, and the answers to it."""
+class Hall:
+    """A door with one who asks, and the answers that were sent through it."""
 
     def __init__(self) -> None:
         self.question: list[bytes] = []
         self.answers: list[list[bytes]] = []
 
     def receive(self, *_: object) -> list[tuple[bytes, list[bytes]]]:
+        """The one question."""
         return [(b"identity", self.question)]
 
-    def send(self, _identity: bytes, parts: list[bytes]) -> None:
+    def send(self, _identity: bytes, parts: list[bytes]) -> bool:
+        """An answer to it."""
         self.answers.append(parts)
+        return True
 
 
 @cache
-def control() -> tuple[Control, Socket]:
+def control() -> tuple[Control, Hall]:
     """A control socket over a journal of two rows, without sinks' processes."""
     made = rows.bench()
-    socket = Socket()
+    hall = Hall()
     run = RunEntry(made.run_id, RunSpec("run", "/nowhere"))
     snapshot = Snapshot(made.good, {}, {made.run_id: run})
     ingest = SimpleNamespace(snapshot=snapshot, scan=lambda: 1, daemon_id=5)
@@ -49,7 +52,7 @@ def control() -> tuple[Control, Socket]:
     supervisor = Supervisor(made.path, 1, folder, 0o077, lambda _: None, beginning=lambda _: (0, 0))
     return (
         Control(
-            cast("Any", socket),
+            cast("Any", hall),
             JournalReader(made.path),
             cast("Any", ingest),
             supervisor,
@@ -57,20 +60,20 @@ def control() -> tuple[Control, Socket]:
             lambda: ([], {}),
             lambda now: None,
         ),
-        socket,
+        hall,
     )
 
 
 def check(data: bytes) -> None:
     """A question's bytes, in one frame or, divided at zeros, in several."""
-    made, socket = control()
+    made, hall = control()
     for frames in ([b"", data], data.split(b"\0")):
-        socket.question, socket.answers = list(frames), []
+        hall.question, hall.answers = list(frames), []
         made.answer()
-        assert len(socket.answers) == 1
-        answer = json.loads(socket.answers[0][-1])
+        assert len(hall.answers) == 1
+        answer = json.loads(hall.answers[0][-1])
         assert isinstance(answer, dict)
-        assert len(socket.answers[0][-1]) <= _MAX_ANSWER_BYTES
+        assert len(hall.answers[0][-1]) <= _MAX_ANSWER_BYTES
     made.advance()
     assert len(made._drains) <= 1000
     newest = next(reversed(made._drains.values()), None)
@@ -104,5 +107,8 @@ def seeds() -> Iterator[bytes]:
         [],
     ):
         yield json.dumps(question).encode()
+    for huge in ("x" * 5000, ["x"] * 5000):
+        yield json.dumps({"op": "drain", "run": huge}).encode()
+        yield json.dumps({"op": "history", "points": 5, "tags": huge}).encode()
     yield b"[" * 2000
     yield b'{"op": "history", "points": 1e999}'
