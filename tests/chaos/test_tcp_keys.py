@@ -20,6 +20,7 @@ from tests.support.far_node import FarNode, NoFarNodeError
 from tests.support.fixtures import Connect
 from tests.support.oracle import assert_balanced, assert_booked, assert_exactly, read_scalars
 from tests.support.sandbox import SIDESTEP, Sandbox
+from tests.support.trainer import EMITTED
 from tests.support.training import Training
 from tests.support.waiting import wait_until
 
@@ -264,7 +265,7 @@ def test_what_a_far_trainer_leaves_is_delivered_by_drain(
         )
         daemon.kill()
         training.record["limit"] = 0
-        training.await_begun(1500)
+        training.await_state(EMITTED)
         training.kill()
         emitted = training.emitted()
 

@@ -23,7 +23,8 @@ from sidestep.proto.paths import (
 from . import config_file
 from .config_file import ConfigurationError, known_keys
 from .keys import ClientKeys, for_endpoint
-from .plain import plain_config
+from .plain import plain_config, plain_text
+from .veil import is_secret
 
 _MIN_OUTBOX_BYTES: Final = 256 << 10
 _MAX_OUTBOX_BYTES: Final = 1 << 40
@@ -203,7 +204,7 @@ def _text(what: str, value: Any) -> str:
 def _tags(tags: Any) -> tuple[str, ...]:
     if isinstance(tags, str) or not isinstance(tags, Iterable):
         raise ConfigurationError("tags must be a list of str")
-    return tuple(_text("a tag", tag) for tag in tags)
+    return tuple(plain_text(_text("a tag", tag)) for tag in tags)
 
 
 def _tensorboard(tensorboard: Any) -> bool | dict[str, object]:
@@ -240,6 +241,12 @@ def _wandb(wandb: Any, file: dict[str, object] | None) -> dict[str, object] | No
     if isinstance(wandb, bool):
         return (file or {}) if wandb else None
     if isinstance(wandb, Mapping):
+        for key, value in wandb.items():
+            if is_secret(str(key), value):
+                raise ConfigurationError(
+                    f"wandb: {key!r} is a secret, which would be shown with the run. Set "
+                    "WANDB_API_KEY, or run `wandb login`, where the daemon is"
+                )
         return {**(file or {}), **plain_config(cast("Mapping[str, Any]", wandb))}
     raise ConfigurationError(
         f"wandb must be None, True, False or a mapping (project, entity, tags, mode, id, ...), "

@@ -8,6 +8,8 @@ from typing import Any, Final, cast
 
 from sidestep.proto.limits import MAX_TAG_BYTES
 
+from ..plain import plain_text
+from ..veil import HIDDEN, is_secret
 from .arrays import is_tensor, on_device, size_of
 from .base import EmitContext, InvalidValueError, Prepared, Value
 
@@ -107,7 +109,7 @@ def _setting(name: str, value: Any) -> object:
     if isinstance(value, str):
         if len(value.encode("utf-8", "replace")) > _MAX_TEXT_BYTES:
             raise InvalidValueError(f"HParams {name!r:.80}: a text of over {_MAX_TEXT_BYTES} bytes")
-        return _clean(value)
+        return HIDDEN if is_secret(name, value) else plain_text(_clean(value))
     return _number(name, value, finite=True)
 
 
