@@ -21,6 +21,7 @@ from sidestep import client
 from sidestep.proto import SidestepError
 from tests.support.fixtures import Connect
 from tests.support.oracle import (
+    OWN,
     assert_balanced,
     assert_exactly,
     bits,
@@ -168,7 +169,7 @@ def test_histogram_image_and_text(sandbox: Sandbox, connect: Connect) -> None:
     files = sandbox.event_files("values")
     assert_exactly(read_scalars(files), points([("beside", 12, 0.25)]))
     found = {v.tag: (step, v) for step, _, v in read_values(files)}
-    assert {step for tag, (step, _) in found.items() if not tag.startswith("system/")} == {12}
+    assert {step for tag, (step, _) in found.items() if not tag.startswith(OWN)} == {12}
     histogram = found["weights"][1].histo
     assert histogram.num == 1000
     assert histogram.min == pytest.approx(float(weights.min()))

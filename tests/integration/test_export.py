@@ -145,10 +145,10 @@ def test_what_is_not_archived_is_said(sandbox: Sandbox, connect: Connect) -> Non
     worker.kill()
     asked = sandbox.cli("export", "behind", "--format", "csv")
     assert asked.returncode == 1
-    own = [text for text in asked.stdout.splitlines() if ",system/" not in text]
+    own = [t for t in asked.stdout.splitlines() if ",system/" not in t and ",sidestep/" not in t]
     assert own[1:] == [f"behind,a,1,{T0!r},1.0"]
-    # A sample of the machine may be among them.
-    assert re.search(r": [12] records? in the journal", asked.stderr), asked.stderr
+    # Samples of the machine and of the books may be among them.
+    assert re.search(r": [1-4] records? in the journal", asked.stderr), asked.stderr
     assert "sidestep drain" in asked.stderr
     sandbox.drain()
     assert export(sandbox, "behind", "csv") == [*first, line("behind", "a", 2, T0, 2.0)]

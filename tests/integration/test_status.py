@@ -35,8 +35,8 @@ def test_json_has_what_is_promised(sandbox: Sandbox, connect: Connect) -> None:
     assert made.flush(30)
     sandbox.await_sink("seen", "ok")
     # What a client says of itself comes with its next sign of life.
-    books = {"durable": 50, "held": 0, "dropped": 0, "rejected": 50}
-    sandbox.await_run("seen", records=books)
+    books = {"emitted": 50, "durable": 50, "held": 0, "dropped": 0, "rejected": 50}
+    sandbox.await_run("seen", records={**books, "unaccounted": 0, "elsewhere": 0})
     asked = sandbox.cli("status", "--json")
     assert asked.returncode == 0
     (line,) = asked.stdout.splitlines()

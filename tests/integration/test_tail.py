@@ -124,7 +124,7 @@ def test_before_there_is_a_daemon_or_a_run(sandbox: Sandbox, connect: Connect, t
     assert made.finish(30)
     assert watching.stop() == 0
 
-    points = [p for p in watching.points if not p["tag"].startswith("system/")]
+    points = [p for p in watching.points if not p["tag"].startswith(NOT_OURS)]
     assert all(set(p) == {"run", "tag", "step", "wall_time", "value"} for p in points)
     assert {p["run"] for p in points} == {"later"}
     found = [p for p in points if p["tag"] == "a"]

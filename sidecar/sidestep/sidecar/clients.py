@@ -116,16 +116,19 @@ class Clients:
             self._clients[client.uuid] = entry
 
     def forget(self) -> None:
-        """After a failed transaction: know only what the journal knows.
+        """After a failed transaction: know only what the journal knows, and what clients have said.
 
         Clients that go on are told to introduce themselves again.
         """
+        said = {uuid: entry.session.books for uuid, entry in self._clients.items()}
         self._clients.clear()
         self._by_identity.clear()
         self.runs.clear()
         self._welcomes.clear()
         self.attempts.forget()
         self.load()
+        for uuid, entry in self._clients.items():
+            entry.session.books = said.get(uuid, entry.session.books)
 
     def receive(self, identity: bytes, message: Message, now: float) -> ClientEntry | None:
         """A message came over a connection; whose it was, if that is known."""
@@ -282,8 +285,11 @@ class Clients:
         if identity is not None:
             self._by_identity[identity] = entry
         entry.hello = hello
+        # A full disk is no reason not to speak to a client of which nothing new is to be stored.
+        taken = entry.session.taken_seq, entry.session.taken_dropped
+        known = entry.row.state == "live" and taken == (entry.row.durable_seq, entry.row.dropped)
+        entry.changed = entry.changed or not known
         entry.row.state = "live"
-        entry.changed = True
         if entry.run != hello.run:
             self._journal.begin()
             entry.row.run_id = self._put_run(hello.run)

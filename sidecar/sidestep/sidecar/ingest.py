@@ -48,13 +48,13 @@ from .roster import (
     Limits,
     Snapshot,
 )
+from .storage import Storage
 from .tcp_door import TcpDoor
 
 _ROUND_BYTES: Final = 4 << 20
 _ROUND_FRAMES: Final = 500
 _POLL_MS: Final = 100
 _SCAN_S: Final = 1.0
-_STORAGE_RETRY_S: Final = 1.0
 _STRANGE: Final = frozenset({"version", "no_protocol"})
 """What a frame is refused for when its sender will never say anything else."""
 
@@ -101,8 +101,6 @@ class Ingest(threading.Thread):
         self._stopping = threading.Event()
         self._adoptions: deque[Adoption] = deque()
         self._adopting: ClientEntry | None = None  # the client of the first of them
-        self._storage_error: str | None = None
-        self._storage_retry = 0.0
         self._next_scan = 0.0
         self._scan_wanted = self._scanned = self._lost_rounds = 0
         self._alarms: list[tuple[int, Value]] = []  # of this round, with their runs
@@ -137,6 +135,7 @@ class Ingest(threading.Thread):
         """Serve until stopped."""
         try:
             self._journal = self._open_journal()
+            self._storage = Storage(self._journal, self._log)
             self._own = OwnPoints(self._journal, self._refusals)
             self._clients = Clients(
                 self._journal,
@@ -167,7 +166,7 @@ class Ingest(threading.Thread):
     def _round(self) -> None:
         frames = self._receive()
         now = time.monotonic()
-        waiting = self._storage_error is not None and now < self._storage_retry
+        waiting = self._storage.refuses(now)
         self._clients.credit = 0 if waiting else self._limits.credit_bytes
         before = self._journal.last_row
         touched: list[ClientEntry] = []
@@ -176,14 +175,14 @@ class Ingest(threading.Thread):
                 entry = self._frame(identity, frame, now)
                 if entry is not None:
                     touched.append(entry)
-            self._inbox_round()
-            touched += self._adoption_round(now)
+            if not waiting:
+                self._inbox_round()
+                touched += self._adoption_round(now)
             adopting = [a.hello.run for a in self._adoptions if not a.exhausted]
             touched += self._clients.settle(adopting, now)
             self._clients.look_after(now)
             self._clients.store()
             self._journal.commit()
-            self._storage_error = None
         except sqlite3.Error as error:
             if journal_check.is_corrupt(error):
                 self._condemned(error)
@@ -291,14 +290,7 @@ class Ingest(threading.Thread):
 
     def _storage_failed(self, error: sqlite3.Error, now: float) -> None:
         """The disk is full or worse: undo, stop the clients' sending, and try again."""
-        if self._storage_error is None:
-            self._log(f"the journal cannot be written ({error}): clients hold their records")
-        self._storage_error = str(error)
-        self._storage_retry = now + _STORAGE_RETRY_S
-        try:
-            self._journal.rollback()
-        except sqlite3.Error:
-            pass  # the same trouble; reading goes on all the same
+        self._storage.failed(error, now)
         self._forget_round()
         self._publish()
         self._stopping.wait(0.05)
@@ -316,7 +308,7 @@ class Ingest(threading.Thread):
         try:
             self._clients.forget()
         except sqlite3.Error as error:
-            self._storage_error = str(error)
+            self._storage.error = str(error)
 
     def _send(self, identity: bytes, message: Message) -> None:
         if self._answers is not None:
@@ -344,7 +336,7 @@ class Ingest(threading.Thread):
                 replace(entry, row=copy(entry.row), session=copy(entry.session))
                 for entry in self._clients
             ),
-            self._storage_error,
+            self._storage.error,
             len(self._adoptions),
             self._scanned,
             self._refusals.frames + self._gates.refused,
