@@ -78,5 +78,5 @@ def test_any_bytes_are_messages_or_an_error() -> None:
             errors.append(error)
         assert one.held_bytes <= len(data)
     assert 500 < len(errors) < 4500
-    assert {error.code for error in errors} == {"no_protocol", "too_large", "multipart"}
+    assert {error.code for error in errors} <= {"no_protocol", "too_large", "multipart"}
     assert max(len(str(error)) for error in errors) < 300

@@ -152,6 +152,8 @@ def troubles(answer: Mapping[str, Any], log: str) -> Iterator[str]:
             f"the journal in {daemon.get('state_dir')} takes nothing: {daemon['storage_error']}. "
             "Trainers hold their metrics meanwhile, as long as they have room; make space there"
         )
+    if refused := wording.refused(daemon.get("refused")):
+        yield refused
     for run in answer.get("runs") or ():
         name = wording.printable(str(run.get("run")))
         if alarm := wording.run_alarm(run):

@@ -190,6 +190,27 @@ def host(state: Mapping[str, Any]) -> str:
     return printable("  ".join(_figures(state, _HOST_FIGURES)))
 
 
+def refused(counts: object) -> str:
+    """What the daemon refused of its peers, in a line; "" when there is nothing.
+
+    Args:
+        counts: `frames`, `records` and `clients`, each by why; `quarantine`, where samples are.
+    """
+    if not isinstance(counts, Mapping):
+        return ""
+    parts: list[str] = []
+    for what in ("frames", "records", "clients"):
+        by_why = counts.get(what)
+        if isinstance(by_why, Mapping):
+            parts += [f"{count(many)} {what} ({why})" for why, many in by_why.items()]
+    if not parts:
+        return ""
+    text = f"refused since the daemon began: {', '.join(parts)}"
+    if counts.get("samples"):
+        text += f". Samples are in {counts.get('quarantine')}"
+    return printable(text)
+
+
 def _figures(state: Mapping[str, Any], wanted: tuple[tuple[str, str], ...]) -> list[str]:
     texts: list[str] = []
     for key, form in wanted:
