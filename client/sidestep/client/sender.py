@@ -76,6 +76,9 @@ class Sender(threading.Thread):
         on_alarm: called with each alarm.
         housekeeping: called at each wake-up (collects staged values while the trainer is silent).
         keys: for TCP.
+
+    Attributes:
+        strange_frames: how many frames from the daemon were not understood.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class Sender(threading.Thread):
         self._reconnect_at = 0.0
         self._retry_s = IDLE_S
         self._warned = False
+        self.strange_frames = 0
 
     # --- called by other threads ---------------------------------------------------------
 
@@ -247,7 +251,7 @@ class Sender(threading.Thread):
             try:
                 message = decode(frame)
             except RemoteProtocolError as error:
-                logger.debug("sidestep: not understood from the daemon: %s", error)
+                self._note_strange(error)
                 continue
             was = self._session.state
             self._do(socket, self._session.receive(message, time.monotonic()))
@@ -256,6 +260,17 @@ class Sender(threading.Thread):
                 self._retry_s = IDLE_S
                 if self._launcher is not None:
                     self._launcher.connected()
+
+    def _note_strange(self, error: RemoteProtocolError) -> None:
+        """Count what is no message; the user is told of the first."""
+        self.strange_frames += 1
+        if self.strange_frames == 1:
+            logger.warning(
+                "sidestep: what came from %s is not understood (%s): is it a daemon of the same "
+                "version? Others are counted without a word",
+                self._endpoint,
+                error,
+            )
 
     def _do(self, socket: zmq.Socket[bytes], actions: Sequence[ClientAction]) -> None:
         for action in actions:

@@ -31,6 +31,12 @@ _MAX_OUTBOX_BYTES: Final = 1 << 40
 _MAX_RUN_BYTES: Final = 1024
 _MAX_PORT: Final = 65535
 _TENSORBOARD_KEYS: Final = ("folder", "suffix")
+_WANDB_KEYS: Final = (
+    *("entity", "group", "id", "job_type", "mode"),
+    *("name", "notes", "project", "tags"),
+)
+"""What W&B's sink understands; each means what it means to `wandb.init`."""
+
 _ADJECTIVES: Final = (
     *("amber", "brisk", "calm", "deft", "eager", "fond"),
     *("glad", "hazel", "ivory", "jade", "keen", "lucid"),
@@ -247,6 +253,7 @@ def _wandb(wandb: Any, file: dict[str, object] | None) -> dict[str, object] | No
                     f"wandb: {key!r} is a secret, which would be shown with the run. Set "
                     "WANDB_API_KEY, or run `wandb login`, where the daemon is"
                 )
+        known_keys(wandb, _WANDB_KEYS, "wandb")
         return {**(file or {}), **plain_config(cast("Mapping[str, Any]", wandb))}
     raise ConfigurationError(
         f"wandb must be None, True, False or a mapping (project, entity, tags, mode, id, ...), "

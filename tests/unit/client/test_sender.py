@@ -433,7 +433,9 @@ def test_a_full_queue_is_tried_again(
     assert daemon.undefined == 0
 
 
-def test_what_is_not_understood_is_passed_over(connect: MakeClient, places: RuntimePaths) -> None:
+def test_what_is_not_understood_is_passed_over(
+    connect: MakeClient, places: RuntimePaths, caplog: pytest.LogCaptureFixture
+) -> None:
     client = connect()
     with FakeDaemon(places) as daemon:
         wait_for(lambda: client._sender.state is ClientState.READY)
@@ -442,6 +444,8 @@ def test_what_is_not_understood_is_passed_over(connect: MakeClient, places: Runt
         client.emit({"a": 1.0}, step=1)
         assert client.flush(LONG_S)
     assert len(daemon.rows()) == 1
+    assert client._sender.strange_frames == 4
+    assert caplog.text.count("is not understood") == 1, "counted, and said once"
 
 
 def test_an_emit_that_comes_after_the_seal_is_counted(connect: MakeClient) -> None:

@@ -191,6 +191,8 @@ def test_switches_of_the_environment(value: str, on: bool) -> None:
         ({"autostart": None}, "autostart must be True or False, not None"),
         ({"strict": 1}, "strict must be True or False, not 1"),
         ({"wandb": "offline"}, "wandb must be None, True, False or a mapping"),
+        ({"wandb": {"projct": "x"}}, "wandb: unknown key 'projct'; did you mean 'project'"),
+        ({"wandb": {"mode": "offline", "dir": "x"}}, "wandb: unknown key 'dir'"),
         ({"endpoint": "localhost:5"}, "endpoint must be ipc://PATH, of at most 107 bytes, or tcp"),
         ({"endpoint": "tcp://localhost"}, "endpoint must be"),
         ({"endpoint": "tcp://:5"}, "endpoint must be"),

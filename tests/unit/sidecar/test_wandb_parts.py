@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from sidestep.client.settings import _WANDB_KEYS
 from sidestep.proto import Array, Value
 from sidestep.sidecar.sinks.base import SinkUnusableError
 from sidestep.sidecar.sinks.rendering.pixels import pixels_of
@@ -129,6 +130,7 @@ def test_settings_are_those_of_wandb() -> None:
         SinkUnusableError, match=r"unknown setting 'proejct'; did you mean 'project'\?"
     ):
         checked_settings({"proejct": "x"})
+    assert set(_WANDB_KEYS) == set(SETTINGS), "what connect takes is what the sink understands"
 
 
 def test_a_log_dir_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
