@@ -90,7 +90,7 @@ def test_what_a_killed_daemon_leaves_is_one_ones_and_no_more(
 
 
 def test_stale_files_of_every_kind(sandbox: Sandbox) -> None:
-    """Sockets that nobody listens at, an empty file, damaged locks, the mark of a stopped daemon."""
+    """Sockets nobody listens at, an empty file, damaged locks, the mark of a stopped daemon."""
     sandbox.runtime.mkdir(mode=0o700)
     for name in ("data.sock", LONGEST_NAME):
         with socket.socket(socket.AF_UNIX) as stale:
