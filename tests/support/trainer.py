@@ -42,7 +42,7 @@ class Plan:
         text_every: after so many emits, another one with a large text.
         text_bytes: how large.
         end: after the last emit: ``finish``, ``return`` (without a word), ``raise``, ``exit``
-            (``sys.exit(3)``), or ``wait`` (until it is killed).
+            (``sys.exit(3)``), ``eat`` (all the memory there is), or ``wait`` (until it is killed).
         finish_timeout_s: what `finish` is given.
         connect: further arguments of `connect`.
         stand_in: do not emit; do work of the same kind and length instead.
@@ -135,6 +135,10 @@ def main(plan: Plan) -> None:
             raise RuntimeError("training went wrong, as the test wants it")
         case "exit":
             sys.exit(3)
+        case "eat":
+            eaten: list[bytearray] = []
+            while True:
+                eaten.append(bytearray(os.urandom(1 << 20) * 8))
         case "wait":
             while not record["release"]:
                 time.sleep(0.01)
