@@ -45,6 +45,7 @@ class Child:
         self._not_before = 0.0
         self._blamed = False
         self.last_exit: int | None = None
+        self.problem: str | None = None  # why it could not even be started
 
     @property
     def running(self) -> bool:
@@ -75,20 +76,36 @@ class Child:
         now = self._clock()
         if self.running or now < self._not_before:
             return False
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", *self._arguments, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-            )
+        try:
+            ours = self._spawn()
+        except OSError as error:  # no descriptor, memory or process is left: later, perhaps
+            self.problem = f"cannot be started: {error}"
+            self._failures += 1
+            self._not_before = now + self._backoff_s()
+            return False
+        self.problem = None
         # A worker that does not read must not stop the daemon.
         ours.setblocking(False)
         self._channel = Channel(ours)
         self._started = now
         self.tell(self._greet())
         return True
+
+    def _spawn(self) -> socket.socket:
+        """Start the process; our end of its channel."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", *self._arguments, str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(),),
+                    env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                )
+            except BaseException:
+                ours.close()
+                raise
+        return ours
 
     def tell(self, message: dict[str, Any]) -> None:
         """Send a message, if there is a process and it reads."""
@@ -138,9 +155,12 @@ class Child:
         self._failures, self._blamed = 1 if was_healthy else self._failures + 1, False
         if self.last_exit == 0:
             self._failures = 0
-        pause = min(_BACKOFF_LAST_S, _BACKOFF_FIRST_S * 2 ** min(self._failures, 16))
+        pause = self._backoff_s()
         self._not_before = now + (pause if self._failures else 0.0)
         self._drop()
+
+    def _backoff_s(self) -> float:
+        return min(_BACKOFF_LAST_S, _BACKOFF_FIRST_S * 2 ** min(self._failures, 16))
 
     def _drop(self) -> None:
         if self._channel is not None:

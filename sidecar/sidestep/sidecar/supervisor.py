@@ -251,6 +251,8 @@ class Supervisor:
     def _start(self, sink: SinkHandle, lag: int, now: float) -> None:
         is_wanted = sink.begun and (lag > 0 or sink.unclosed) and now >= sink.retry_at
         if not is_wanted or not sink.child.ensure():
+            if sink.child.problem is not None:
+                sink.state, sink.error = "degraded", sink.child.problem
             return
         sink.heard, sink.closing, sink.opening, sink.complained = now, False, True, False
         sink.told, sink.idle_since = False, None
