@@ -6,6 +6,8 @@ ARGS ?=
 JOBS ?= 2
 # Printed with the command that uses it, so that a failure of a property test can be repeated.
 SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
+# How long `make chaos` causes faults.
+SECONDS ?= 60
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,13 +17,13 @@ SHELL_FILES := launch_tensorboard.sh .ci/run
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check fuzz bench bench-gpu venv clean
+.PHONY: help demo test chaos chaos-long check fuzz bench bench-gpu venv clean
 .PHONY: check-lint check-format check-mypy check-pyright check-imports check-shell
 
 help: ## list these targets
 	@echo "usage: make TARGET [ARGS='...'] [PYTHON=python3]"
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) \
-	  | while IFS='|' read -r name text; do printf '  %-9s %s\n' "$$name" "$$text"; done
+	  | while IFS='|' read -r name text; do printf '  %-10s %s\n' "$$name" "$$text"; done
 
 demo: $(STAMP) ## train a small model with the sidecar beside it (ARGS go to the trainer)
 	$(BIN)/sidestep run -- $(BIN)/python client/examples/digits_jepa.py $(ARGS)
@@ -29,6 +31,12 @@ demo: $(STAMP) ## train a small model with the sidecar beside it (ARGS go to the
 test: $(STAMP) ## run the tests, less the slow, the benchmarks and those for a GPU (ARGS go to pytest)
 	$(BIN)/python -m pytest -m "not (bench or gpu or slow)" -n $(JOBS) --dist loadfile --no-loadscope-reorder \
 	  --hypothesis-seed=$(SEED) $(ARGS)
+
+chaos: $(STAMP) ## random faults over trainers and a daemon for SECONDS, drawn from SEED; then the books
+	$(BIN)/python -m tests.chaos --seconds $(SECONDS) --seed $(SEED) $(ARGS)
+
+chaos-long: $(STAMP) ## the long tests of faults: many kills, seeds and gigabytes (ARGS go to pytest)
+	$(BIN)/python -m pytest tests/chaos -m slow $(ARGS)
 
 check: check-lint check-format check-mypy check-pyright check-imports check-shell ## lint, format, types, imports
 

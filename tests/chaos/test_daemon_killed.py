@@ -31,8 +31,9 @@ def test_ten_kills_at_random_moments(sandbox: Sandbox, train: Train) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("seed", range(2, 8))
-def test_ten_kills_with_more_seeds(sandbox: Sandbox, train: Train, seed: int) -> None:
+@pytest.mark.parametrize("seed", range(2, 12))
+def test_a_hundred_kills(sandbox: Sandbox, train: Train, seed: int) -> None:
+    """Ten runs with ten SIGKILLs each."""
     check_kills(sandbox, train, seed=seed, emits=EMITS)
 
 

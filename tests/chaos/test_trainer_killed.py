@@ -40,8 +40,11 @@ def test_killed_beside_a_living_daemon(sandbox: Sandbox, train: Train) -> None:
 
 
 @pytest.mark.slow
-def test_killed_beside_a_living_daemon_with_more_seeds(sandbox: Sandbox, train: Train) -> None:
-    check_killed(sandbox, train, range(6, 40))
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("first", range(6, 106, 20))
+def test_a_hundred_trainers_killed(sandbox: Sandbox, train: Train, first: int) -> None:
+    """A hundred seeds, twenty beside each daemon."""
+    check_killed(sandbox, train, range(first, first + 20))
 
 
 def check_killed(sandbox: Sandbox, train: Train, seeds: range) -> None:
