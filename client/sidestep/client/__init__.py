@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .emitter import Client, Reduce
     from .parameters import Gradients, Weights
     from .representation import Representation
+    from .settings import Settings
     from .values import InvalidValueError, Value
     from .values.audio import Audio
     from .values.custom_scalars import CustomScalars
@@ -117,8 +118,6 @@ def connect(
         ConfigurationError: an argument, a variable or the file is wrong. A missing daemon never
             raises.
     """
-    global _default  # noqa: PLW0603 - the module's functions speak of one client
-    from .emitter import Client
     from .settings import resolve
 
     settings = resolve(
@@ -138,8 +137,18 @@ def connect(
         outbox_bytes=outbox_bytes,
         strict=strict,
     )
-    client = Client(settings)
-    _default = client
+    return use(settings)
+
+
+def use(settings: Settings) -> Client:
+    """Connect with settings that are resolved already, and be this module's client.
+
+    For what connects in somebody's stead; everybody else calls `connect`.
+    """
+    global _default  # noqa: PLW0603 - the module's functions speak of one client
+    from .emitter import Client
+
+    _default = client = Client(settings)
     return client
 
 

@@ -30,12 +30,22 @@ class ConnectArguments(TypedDict, total=False):
     strict: bool | None
 
 
-def settled(run: str | None, arguments: ConnectArguments) -> Settings:
+def settled(
+    run: str | None,
+    arguments: ConnectArguments,
+    keys: str | os.PathLike[str] | None = None,
+) -> Settings:
     """What `connect` would make of these, without connecting.
+
+    Args:
+        run: the run's name.
+        arguments: the rest of them.
+        keys: the folder of keys that a configuration names, unless the environment names one.
 
     Raises:
         ConfigurationError: what `connect` would raise it for.
     """
     bound = inspect.signature(client.connect).bind(run, **arguments)
     bound.apply_defaults()
-    return resolve(os.environ, **bound.arguments)
+    folder = None if os.environ.get("SIDESTEP_KEYS") else keys
+    return resolve(os.environ, **bound.arguments, keys=folder)

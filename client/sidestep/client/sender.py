@@ -212,6 +212,10 @@ class Sender(threading.Thread):
                         next_pump = 0.0
         finally:
             link.close()
+        self._without_connection(link)
+
+    def _without_connection(self, link: Link) -> None:
+        """Until there may be another one, or this is over."""
         while time.monotonic() < self._reconnect_at and not self._over():
             self._look_around(time.monotonic(), link)
             time.sleep(min(IDLE_S, max(0.0, self._reconnect_at - time.monotonic())))

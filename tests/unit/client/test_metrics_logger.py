@@ -526,3 +526,13 @@ def test_watching_ends_with_the_logger_and_with_the_model(
     assert len(hooks) == before
     train(model, optimizer)
     assert not caplog.records
+
+
+def test_keys_of_the_configuration_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SIDESTEP_KEYS", raising=False)
+    monkeypatch.setenv("SIDESTEP_ENDPOINT", "tcp://127.0.0.1:9")
+    block = {"experiment_name": "x", "log_dir": str(tmp_path), "keys": str(tmp_path / "keys")}
+    with pytest.raises(ConfigurationError, match=f"cannot read the folder {tmp_path}/keys"):
+        MetricsLogger.from_config({"logging": block})

@@ -13,6 +13,7 @@ from sidestep import client as sidestep
 
 from ..checks import step_number
 from ..config_file import LOGGING_KEYS, known_keys, logging_block
+from ..connect_arguments import ConnectArguments, settled
 from ..refused import Refused
 from ..values import InvalidValueError
 from .running_mean import RunningMean
@@ -65,7 +66,7 @@ class Connection:
             mapping: a whole configuration with a block ``logging:``, which then is the run's
                 hyperparameters too; or that block itself: ``experiment_name``, ``log_dir``,
                 ``log_frequency``, ``wandb: {enabled, project, entity, tags, mode, …}``,
-                ``tensorboard: {enabled}``. Without a block ``wandb`` there is no W&B run.
+                ``tensorboard: {enabled}``, ``keys``. Without a block ``wandb`` there is no W&B run.
 
         Raises:
             ConfigurationError: a key is unknown (its nearest match is named), or a value wrong.
@@ -84,6 +85,7 @@ class Connection:
             None if block.wandb is None else {"project": _PROJECT, **block.wandb},
             True if block.tensorboard is None else block.tensorboard,
             block.log_frequency or _LOG_FREQUENCY,
+            block.keys,
         )
         return made
 
@@ -95,6 +97,7 @@ class Connection:
         wandb: dict[str, Any] | None,
         tensorboard: bool,
         log_frequency: int,
+        keys: str | None = None,
     ) -> None:
         if wandb is not None and importlib.util.find_spec("wandb") is None:
             logger.warning(
@@ -102,13 +105,16 @@ class Connection:
                 "pip install 'sidestep[wandb]', or say use_wandb=False"
             )
             wandb = None
-        self.client = sidestep.connect(
-            name,
-            log_dir=log_dir,
-            config=config,
-            tensorboard=tensorboard,
-            wandb=False if wandb is None else wandb,
-        )
+        arguments: ConnectArguments = {
+            "log_dir": log_dir,
+            "config": config,
+            "tensorboard": tensorboard,
+            "wandb": False if wandb is None else wandb,
+        }
+        if keys is None:
+            self.client = sidestep.connect(name, **arguments)
+        else:
+            self.client = sidestep.use(settled(name, arguments, keys))
         self.experiment_name = self.client.run
         self.log_dir = Path(self.client.log_dir if log_dir is None else log_dir)
         self.use_wandb = wandb is not None
