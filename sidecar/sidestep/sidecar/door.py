@@ -35,7 +35,8 @@ _HELD_BYTES: Final = 128 << 20
 _ACCEPTS: Final = 64
 _BACKLOG: Final = 4096
 _LOOK_S: Final = 1.0
-_PAUSE_S: Final = 0.2
+_FRESH_S: Final = 0.25
+_PAUSE_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ class _Peer:
         "known",
         "messages",
         "socket",
+        "spoke",
         "unsent",
         "waits",
     )
@@ -83,7 +85,7 @@ class _Peer:
         self.identity = identity
         self.connection = connection
         self.heard = time.monotonic()
-        self.known = False
+        self.known = self.spoke = False
         self.held = 0  # bytes of what is no whole message yet
         self.messages: deque[list[bytes]] = deque()
         self.waits = 0  # bytes of those
@@ -254,6 +256,7 @@ class Door:
                 return len(data)
         if messages:
             peer.heard = time.monotonic()
+            peer.spoke = True
             if not peer.messages:
                 self._waiting.append(peer)
             peer.messages += messages
@@ -264,6 +267,9 @@ class Door:
         """Let in who stands at the door, and whoever is longest there without a name out."""
         assert isinstance(listener, socket.socket)
         for _ in range(_ACCEPTS):
+            if len(self._peers) >= self._manners.max_connections and not self._make_room():
+                self._pause()  # they wait outside
+                return False
             try:
                 sock, _address = listener.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -273,10 +279,6 @@ class Door:
                 if not self._make_room():
                     self._pause()
                 return False
-            if len(self._peers) >= self._manners.max_connections and not self._make_room():
-                self.turned_away += 1
-                sock.close()
-                continue
             sock.setblocking(False)
             self._count += 1
             # As no ZeroMQ socket may call itself, and none is called.
@@ -292,10 +294,14 @@ class Door:
         return True
 
     def _make_room(self) -> bool:
+        """Put out the stranger who was here longest, if any has had time to be answered."""
+        now = time.monotonic()
         for peer in self._strangers.values():
-            self.turned_away += 1
-            self._put_out(peer)
-            return True
+            answered = peer.spoke and not peer.messages
+            if answered or now - peer.heard >= _FRESH_S:
+                self.turned_away += 1
+                self._put_out(peer)
+                return True
         return False
 
     def _pause(self) -> None:
