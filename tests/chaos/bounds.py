@@ -3,8 +3,8 @@
     python -m tests.chaos.bounds [--clients 1000] [--reconnects 100] [--emits 1000000]
 
 Prints the rows of the table in README.md. Everything is real: a daemon in a sandbox, clients'
-sessions over its socket, this process's own client. Resident memory counts the pages of Python's and
-the libraries' files; what no other process has stands beside it, with the outbox of a client.
+sessions over its socket, this process's own client. Resident memory counts the pages of Python's
+and the libraries' files; what no other process has stands beside it, with a client's outbox.
 """
 
 from __future__ import annotations

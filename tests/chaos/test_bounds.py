@@ -1,4 +1,4 @@
-"""What daemon and client take does not grow with what happened to them (`bounds` prints figures)."""
+"""What daemon and client take does not grow with what happened to them; `bounds` prints it."""
 
 from __future__ import annotations
 

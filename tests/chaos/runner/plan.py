@@ -51,7 +51,7 @@ class Kind:
 
 KINDS: Final = {
     # Held: until somebody starts the next one, if no client has done so.
-    "daemon-kill": Kind(10, (0.0, 4.0)),
+    "daemon-kill": Kind(8, (0.0, 4.0)),
     "daemon-kill-all": Kind(3, (0.0, 4.0)),
     "daemon-stop": Kind(6, (0.2, 7.0)),
     "daemon-term": Kind(3, (0.0, 2.0)),
@@ -128,7 +128,7 @@ def draw(seed: int, seconds: float, cast: tuple[Part, ...] = CAST) -> Plan:
     names = list(KINDS)
     weights = [KINDS[name].weight for name in names]
     # A short run is to see many faults too.
-    pause_s = 0.7 if seconds < 30 else 1.5
+    pause_s = 0.7 if seconds < 30 else 2.0
     faults: list[Fault] = []
     at_s = choose.uniform(0.1, 0.5)
     while at_s < seconds:

@@ -22,6 +22,7 @@ from .plan import DOOMED
 from .troupe import Actor
 
 _MAX_SAID: Final = 5
+_BLOCK_MS: Final = 59_000.0
 
 
 @dataclass
@@ -205,6 +206,9 @@ def _own_books(actor: Actor, found: Account) -> list[str]:
         wrong.append(f"{actor}: {found.missing} are missing, its books: {stats}")
     if not stats["held"] and stats["held_bytes"]:
         wrong.append(f"{actor}: nothing is held, of {stats['held_bytes']} bytes")
+    # Longer than that it need not wait: see `connect(on_full="block")`.
+    if actor.part.on_full == "block" and stats["dropped"] and max(actor.latencies_ms()) < _BLOCK_MS:
+        wrong.append(f"{actor}: {stats['dropped']} dropped, and no emit has waited a minute")
     if stats["rejected"]:
         wrong.append(f"{actor}: {stats['rejected']} values rejected")
     return wrong
