@@ -45,6 +45,29 @@ def test_trains_exits_in_time_and_the_next_daemon_delivers(sandbox: Sandbox, tra
     assert sandbox.outboxes() == []
 
 
+def test_daemon_dies_for_good(sandbox: Sandbox, train: Train) -> None:
+    """As if there had never been one, but for what it has: the next one takes the rest."""
+    daemon = sandbox.serve()
+    run = train(
+        run="orphan", emits=2000, tags=5, interval_s=0.0005, finish_timeout_s=0.5, connect=AWAY
+    )
+    run.await_begun(700)
+    daemon.kill()
+    stats = run.finished()
+    assert not stats["finish"]
+    assert stats["finish_s"] < 2.0
+    assert_balanced(stats)
+    assert (stats["emitted"], stats["dropped"]) == (2000, 0)
+    assert stats["held"] > 0
+    print(f"{stats['acked']} acknowledged, {stats['held']} held at the end")
+
+    sandbox.serve()
+    sandbox.drain()
+    assert_booked(sandbox.await_run("orphan", state="finished"), 2000)
+    assert_exactly(read_scalars(sandbox.event_files("orphan")), run.emitted(2000))
+    assert sandbox.outboxes() == []
+
+
 @pytest.mark.slow
 def test_user_is_told_once(sandbox: Sandbox, train: Train) -> None:
     run = train(run="told", emits=10, end="wait", connect=AWAY)
