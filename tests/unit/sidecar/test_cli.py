@@ -306,6 +306,7 @@ def test_status_for_people_says_what_is_wrong_and_what_to_do(daemon: FakeDaemon)
         run_status(
             "vit-b",
             last_step=12345,
+            attempts=3,
             alarm={"state": "COLLAPSED", "tag": "train/context", "step": 900, "reason": "rank 1.2"},
             records={"emitted": 5009, "durable": 5000, "held": 2, "dropped": 7, "rejected": 1},
             sinks=[
@@ -322,7 +323,7 @@ def test_status_for_people_says_what_is_wrong_and_what_to_do(daemon: FakeDaemon)
     text = " ".join(done.stdout.split())
     for said in (
         f"sidestep 1.2.3, pid {os.getpid()}: serving, up 1 h 2 min",
-        "vit-b running step 12,345 clients 1 ALARM COLLAPSED",
+        "vit-b running step 12,345 clients 1 attempt 3 ALARM COLLAPSED",
         "records emitted 5,009 = durable 5,000 + held 2 + dropped 7; rejected 1",
         "sinks tensorboard ok wandb degraded, 340 behind",
         "alarm COLLAPSED train/context since step 900: rank 1.2",

@@ -116,6 +116,8 @@ def _run_lines(run: Mapping[str, Any]) -> Iterator[Text]:
     if run.get("last_step") is not None:
         title.append(f"  step {wording.count(run['last_step'])}", "not bold")
     title.append(f"  clients {wording.count(run.get('clients', 0))}", "not bold")
+    if isinstance(attempts := run.get("attempts"), int) and attempts > 1:
+        title.append(f"  attempt {wording.count(attempts)}", "not bold")
     if alarm := wording.run_alarm(run):
         title.append(f"  ALARM {alarm}", "bold red")
     yield title
