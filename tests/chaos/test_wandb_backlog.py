@@ -61,7 +61,7 @@ def over(sandbox: Sandbox, cap_bytes: int) -> int:
     newest: dict[int, int] = dict(reversed(rows))
     largest = max(nbytes for _, nbytes in rows)
     allowed = cap_bytes + (1 << 20) + largest + sum(newest.values())
-    return sum(int(nbytes) for _, nbytes in rows) - allowed
+    return int(sum(nbytes for _, nbytes in rows) - allowed)
 
 
 def await_trimmed(sandbox: Sandbox, cap_bytes: int) -> None:
