@@ -137,10 +137,10 @@ def connect(
         outbox_bytes=outbox_bytes,
         strict=strict,
     )
-    return use(settings)
+    return _use(settings)
 
 
-def use(settings: Settings) -> Client:
+def _use(settings: Settings) -> Client:
     """Connect with settings that are resolved already, and be this module's client.
 
     For what connects in somebody's stead; everybody else calls `connect`.

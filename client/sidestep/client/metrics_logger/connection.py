@@ -114,7 +114,8 @@ class Connection:
         if keys is None:
             self.client = sidestep.connect(name, **arguments)
         else:
-            self.client = sidestep.use(settled(name, arguments, keys))
+            settings = settled(name, arguments, keys)
+            self.client = sidestep._use(settings)  # pyright: ignore[reportPrivateUsage]
         self.experiment_name = self.client.run
         self.log_dir = Path(self.client.log_dir if log_dir is None else log_dir)
         self.use_wandb = wandb is not None
