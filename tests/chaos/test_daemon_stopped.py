@@ -47,11 +47,15 @@ def check_stopped(sandbox: Sandbox, train: Train, *, stopped_s: float, interval_
         run="stand-in", **plan, stand_in=True, end="return", env={"SIDESTEP_DISABLED": "1"}
     )
     run.await_begun(before)
-    durable = sandbox.await_run("stopped", state="running")["records"]["durable"]
-    assert durable > 0
+    wait_until(
+        lambda: sandbox.await_run("stopped", state="running")["records"]["durable"] > 0,
+        30,
+        "nothing is durable before it is stopped",
+    )
     daemon.pause()
-    run.await_begun(before + during)
-    first, last = before + 5, run.begun - 5
+    first = run.begun + 5
+    run.await_begun(before + during, 60 + 3 * stopped_s)
+    last = run.begun - 5
     daemon.resume()
 
     stats = run.finished()

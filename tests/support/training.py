@@ -57,9 +57,9 @@ class Training:
         """Wait until `connect` has returned."""
         self._await(lambda: self.record["state"] >= CONNECTED, "connected")
 
-    def await_begun(self, emits: int) -> None:
+    def await_begun(self, emits: int, timeout_s: float = START_S) -> None:
         """Wait until so many emits have begun; looks often, to be there when it happens."""
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + timeout_s
         while self.record["begun"] < emits:
             assert self.process.poll() is None, f"the trainer has ended:\n{self.said()}"
             assert time.monotonic() < deadline, f"{self.record['begun']} of {emits} emits"
