@@ -7,7 +7,7 @@ session says to its client goes out through `send`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -39,11 +39,13 @@ from .attempts import Attempts, outbox_is_here
 from .client_books import put_books, stored_books
 from .intake import Intake
 from .journal import ClientRow, Journal
+from .published import Published
 from .refusals import Refusals
 from .resume import Trail
 from .roster import DERIVED_KINDS, DERIVER, ClientEntry, Limits, RunEntry
 from .trails import stored_trails
 
+_LOOK_S: Final = 0.25
 _REASSEMBLY_BYTES: Final = 256 << 20
 """Memory for records that are coming in parts, of all clients together."""
 
@@ -82,12 +84,10 @@ class Clients:
         self._welcomes: list[tuple[ClientEntry, bytes, Welcome]] = []  # of this round
         self.attempts = Attempts(journal, self._clients, purge, log)
         self.runs: dict[int, RunEntry] = {}
+        self.published = Published(self._clients, self.runs)
+        self._next_look = 0.0
         self._intake = Intake(journal, self._clients, self.runs, self.attempts, refusals, self._act)
         self.credit = limits.credit_bytes
-
-    def __iter__(self) -> Iterator[ClientEntry]:
-        """All of them."""
-        return iter(self._clients.values())
 
     def load(self) -> None:
         """What an earlier daemon knew of its clients: dead or alive, their numbers count."""
@@ -114,6 +114,7 @@ class Clients:
             entry.trail = trails.get(client.id) or Trail(attempt=1, changed=False)
             entry.tag_counts = self._journal.tag_counts(client.id)
             self._clients[client.uuid] = entry
+        self.published.forget()
 
     def forget(self) -> None:
         """After a failed transaction: know only what the journal knows, and what clients have said.
@@ -139,6 +140,7 @@ class Clients:
             self._send(identity, Nack("unknown_session", "say HELLO first"))
             return None
         entry.heard = now
+        self.published.touch(entry)
         self.handle(entry, message)
         return entry
 
@@ -147,11 +149,13 @@ class Clients:
         entry = self._clients.get(hello.uuid) or self._new_client(hello)
         # As one more connection of it, after all of its own.
         entry.session.receive(replace(hello, connection=max(0, entry.session.connection) + 1))
+        self.published.touch(entry)
         self._reattach(entry, None, hello)
         return entry
 
     def committed(self, entry: ClientEntry) -> None:
         """What this client sent is durable: tell it."""
+        self.published.touch(entry)
         entry.committing = False
         self._act(entry, entry.session.committed())
 
@@ -174,6 +178,7 @@ class Clients:
         """
         settled = list(self.attempts.settle({(s.name, s.log_dir) for s in adopting}, now))
         for entry in settled:
+            self.published.touch(entry)
             entry.session.credit = self.credit
         for entry, identity, welcome in self._welcomes:
             self._send(identity, replace(welcome, credit=entry.session.credit))
@@ -185,10 +190,14 @@ class Clients:
         return settled
 
     def look_after(self, now: float) -> None:
-        """Clients that are silent, and whose outbox no scan will find."""
+        """Now and then: clients that are silent, and whose outbox no scan will find."""
+        if now < self._next_look:
+            return
+        self._next_look = now + _LOOK_S
         for entry in self._clients.values():
             if entry.row.state != "live" or now - entry.heard < DEAD_S:
                 continue
+            self.published.touch(entry)
             if entry.identity is not None:
                 self._by_identity.pop(entry.identity, None)
                 entry.identity = None
@@ -200,7 +209,7 @@ class Clients:
 
     def store(self) -> None:
         """Write what has changed of the clients into this round's transaction."""
-        for entry in self._clients.values():
+        for entry in self.published.touched():
             if not entry.changed:
                 continue
             self._journal.begin()
@@ -223,6 +232,7 @@ class Clients:
                 self._reject(identity, hello, reject)
                 return None
         entry = entry or self._new_client(hello)
+        self.published.touch(entry)
         self.attempts.greet(entry, now)
         entry.session.credit = self.attempts.credit(entry, self.credit)
         other = entry.identity is not None and entry.identity != identity

@@ -160,7 +160,7 @@ class Child:
         self._drop()
 
     def _backoff_s(self) -> float:
-        return min(_BACKOFF_LAST_S, _BACKOFF_FIRST_S * 2 ** min(self._failures, 16))
+        return min(_BACKOFF_LAST_S, _BACKOFF_FIRST_S * 2.0 ** min(self._failures, 16))
 
     def _drop(self) -> None:
         if self._channel is not None:
