@@ -26,10 +26,12 @@ from .drain import Drain
 from .feed import Feed
 from .ingest import Ingest
 from .journal import Journal
+from .journal_check import count_put_aside
 from .journal_reader import JournalReader
 from .keys import load as load_keys
 from .lock import DaemonLock, held, lock_places
 from .observers import control_door, feed_door
+from .rewinding import rewind
 from .roster import Limits
 from .sampling import Sampling
 from .supervisor import SinkHandle, Supervisor
@@ -81,6 +83,7 @@ class Daemon:
         self._stop_by: float | None = None
         self._stop_drain: Drain | None = None
         self._had_client = False
+        self._damaged_journals = 0
         self._signals: deque[int] = deque()
 
     # --- beginning -------------------------------------------------------------------------------
@@ -184,12 +187,15 @@ class Daemon:
         return partial(TcpDoor, self._context, endpoint, keys, self._log)
 
     def _open_journal(self) -> Journal:
-        return Journal(
+        journal = Journal(
             self._journal_path,
             full_sync=self._settings.journal_sync == "full",
             history_bytes=self._settings.history_mb << 20,
             log=self._log,
         )
+        rewind(os.path.join(self._state_dir, "cursors"), journal, self._log)
+        self._damaged_journals = count_put_aside(self._journal_path)
+        return journal
 
     # --- the loop --------------------------------------------------------------------------------
 
@@ -238,6 +244,8 @@ class Daemon:
         self._books.tick(live, snapshot, self._supervisor)
         self._trimming.tick(snapshot)
         self._control.advance()
+        if self._supervisor.journal_damage:
+            self._ingest.condemn(self._supervisor.journal_damage)
         if not self._ingest.is_alive() and self._stop_by is None:
             self._log("ingest has ended unexpectedly; the daemon leaves")
             self._stop_by = 0.0
@@ -253,6 +261,7 @@ class Daemon:
             "uptime_s": round(time.monotonic() - self._started, 3),
             "daemon_id": self._ingest.daemon_id,
             "underivable": self._deriving.refused,
+            "damaged_journals": self._damaged_journals,
         }
 
     # --- leaving ---------------------------------------------------------------------------------

@@ -98,6 +98,7 @@ class Ingest(threading.Thread):
         self._refusals = Refusals(Quarantine(quarantine), log)
         self._open_tcp = open_tcp
         self._inbox: queue.SimpleQueue[DaemonPoints | Mapping[int, int]] = queue.SimpleQueue()
+        self._held_points: deque[DaemonPoints] = deque()  # for the disk
         self._stopping = threading.Event()
         self._adoptions: deque[Adoption] = deque()
         self._adopting: ClientEntry | None = None  # the client of the first of them
@@ -175,8 +176,10 @@ class Ingest(threading.Thread):
                 entry = self._frame(identity, frame, now)
                 if entry is not None:
                     touched.append(entry)
-            if not waiting:
-                self._inbox_round()
+            self._inbox_round(waiting)
+            if waiting:
+                self._journal.reclaim()
+            else:
                 touched += self._adoption_round(now)
             adopting = [a.hello.run for a in self._adoptions if not a.exhausted]
             touched += self._clients.settle(adopting, now)
@@ -185,7 +188,7 @@ class Ingest(threading.Thread):
             self._journal.commit()
         except sqlite3.Error as error:
             if journal_check.is_corrupt(error):
-                self._condemned(error)
+                self.condemn(str(error))
             else:
                 self._storage_failed(error, now)
             return
@@ -226,18 +229,24 @@ class Ingest(threading.Thread):
 
     # --- what the daemon itself says -----------------------------------------------------------
 
-    def _inbox_round(self) -> None:
+    def _inbox_round(self, waiting: bool) -> None:
+        while self._held_points and not waiting:
+            self._inbox.put(self._held_points.popleft())
         while True:
             try:
                 item = self._inbox.get_nowait()
             except queue.Empty:
                 return
+            if isinstance(item, DaemonPoints) and waiting:
+                if item.derived_row is not None:
+                    self._held_points.append(item)  # one of a run; a sample is let go
+                continue
             self._journal.begin()
             if isinstance(item, DaemonPoints):
                 run = self._clients.runs.get(item.run_id)
                 if run is not None and self._own.append(run, item):
                     self._alarms += [(run.id, v) for v in item.values if v.kind == ALARM_KIND]
-            elif self._journal.trim(item):
+            elif self._journal.trim(item, gently=waiting):
                 self._inbox.put(item)  # the rest of it in another transaction
                 return
 
@@ -282,20 +291,21 @@ class Ingest(threading.Thread):
 
     # --- storage, sending, publishing ----------------------------------------------------------
 
-    def _condemned(self, error: sqlite3.Error) -> None:
-        """Nobody can write into this journal: end, and with this thread the daemon."""
-        journal_check.condemn(self._journal.path, error)
-        self._log(f"the journal is damaged ({error}): the next daemon puts it aside")
-        self._stopping.set()
+    def condemn(self, why: str) -> None:
+        """Nobody can use this journal: end, and with this thread the daemon."""
+        if not self._stopping.is_set():
+            journal_check.condemn(self._journal.path, why)
+            self._log(f"the journal is damaged ({why}): the next daemon puts it aside")
+            self._stopping.set()
 
     def _storage_failed(self, error: sqlite3.Error, now: float) -> None:
         """The disk is full or worse: undo, stop the clients' sending, and try again."""
         self._storage.failed(error, now)
-        self._forget_round()
+        self._forget_round(now)
         self._publish()
         self._stopping.wait(0.05)
 
-    def _forget_round(self) -> None:
+    def _forget_round(self, now: float) -> None:
         """Nothing of the failed round happened."""
         for adoption in self._adoptions:
             adoption.close()  # a scan finds it again
@@ -303,12 +313,13 @@ class Ingest(threading.Thread):
         self._adopting = None
         self._alarms.clear()
         self._goodbyes.clear()
+        self._held_points.clear()  # said again, as all that was in the round
         self._lost_rounds += 1
         self._own.forget()
         try:
             self._clients.forget()
         except sqlite3.Error as error:
-            self._storage.error = str(error)
+            self._storage.failed(error, now)
 
     def _send(self, identity: bytes, message: Message) -> None:
         if self._answers is not None:

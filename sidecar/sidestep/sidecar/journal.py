@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import msgpack
 from sidestep.proto import RunSpec
 
 from . import journal_check
+from .journal_file import BUSY_S, PAGE_BYTES, open_file
 from .journal_reader import (
     kinds_condition,
     kinds_text,
@@ -29,47 +31,19 @@ from .journal_reader import (
     read_runs,
     read_totals,
     readable_tag_sets,
+    row_crc,
 )
-from .trails import SCHEMA as TRAILS_SCHEMA
 
-SCHEMA_VERSION: Final = 2
 _CHECKPOINT_BYTES: Final = 1 << 20
 _TRIM_ROWS: Final = 2000
 """Rows that one transaction deletes at most, so that it stays short."""
 
+_GENTLE_ROWS: Final = 50
+_RECLAIM_PAGES: Final = 64
+"""The same of rows and pages, when there is hardly room for the log that it takes."""
+
 _VACUUM_PAGES: Final = 256
 """Pages that go back to the file system when there was little to delete."""
-
-_SCHEMA: Final = """
--- A cursor into another journal must be known as such.
-CREATE TABLE identity (id INTEGER NOT NULL);
-INSERT INTO identity VALUES (random() & 0x3fffffffffffffff);
-CREATE TABLE runs (
-    id INTEGER PRIMARY KEY, name TEXT NOT NULL, log_dir TEXT NOT NULL, spec BLOB NOT NULL,
-    created_ns INTEGER NOT NULL, UNIQUE (name, log_dir));
-CREATE TABLE clients (
-    id INTEGER PRIMARY KEY, uuid BLOB NOT NULL UNIQUE, run_id INTEGER NOT NULL REFERENCES runs,
-    rank INTEGER NOT NULL, attempt INTEGER NOT NULL, pid INTEGER NOT NULL,
-    state TEXT NOT NULL, durable_seq INTEGER NOT NULL, dropped INTEGER NOT NULL,
-    lost INTEGER NOT NULL, rejected INTEGER NOT NULL, last_step INTEGER);
-CREATE TABLE tag_sets (
-    client_id INTEGER NOT NULL, id INTEGER NOT NULL, tags BLOB NOT NULL,
-    PRIMARY KEY (client_id, id)) WITHOUT ROWID;
-CREATE TABLE batches (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, run_id INTEGER NOT NULL, client_id INTEGER NOT NULL,
-    records INTEGER NOT NULL, total INTEGER NOT NULL, kinds TEXT NOT NULL, data BLOB NOT NULL);
-CREATE INDEX batches_of_run ON batches (run_id, id);
-CREATE INDEX batches_with_values ON batches (run_id, id) WHERE kinds != '';
-CREATE TABLE cursors (name TEXT NOT NULL, run_id INTEGER NOT NULL, row INTEGER NOT NULL,
-    PRIMARY KEY (name, run_id)) WITHOUT ROWID;
-"""
-
-# Since version 2 began: a journal that was made before has it when it is opened next.
-_ADDED: Final = """
-CREATE TABLE IF NOT EXISTS alarm_states (
-    run_id INTEGER NOT NULL, tag TEXT NOT NULL, state BLOB NOT NULL,
-    PRIMARY KEY (run_id, tag)) WITHOUT ROWID;
-"""
 
 
 @dataclass(slots=True)
@@ -120,7 +94,7 @@ class Journal:
         self.path = path
         self._now_ns = now_ns
         self._history_bytes = history_bytes
-        self._connection = journal_check.opened(path, lambda: _open(path, full_sync), log)
+        self._connection = journal_check.opened(path, lambda: open_file(path, full_sync), log)
         self._marks: deque[tuple[int, int]] = deque()  # (row, bytes since the mark before it)
         self._mark_bytes = self._marked_bytes = 0
         self._floor: int | None = None  # rows up to here are old enough to leave
@@ -148,6 +122,10 @@ class Journal:
         """Undo everything since `begin`."""
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
+        # They speak of rows that are not there any more.
+        self._marks.clear()
+        self._mark_bytes = self._marked_bytes = 0
+        self._floor = None
         self.last_row = self._number("SELECT seq FROM sqlite_sequence WHERE name = 'batches'")
         self.totals = read_totals(self._connection)
 
@@ -196,9 +174,10 @@ class Journal:
 
     def put_tag_set(self, client_id: int, tag_set: int, tags: tuple[str, ...]) -> None:
         """Store a client's tag set."""
+        packed = cast("bytes", msgpack.packb(tags))
         self._connection.execute(
-            "INSERT OR REPLACE INTO tag_sets VALUES (?, ?, ?)",
-            (client_id, tag_set, msgpack.packb(tags)),
+            "INSERT OR REPLACE INTO tag_sets (client_id, id, tags, crc) VALUES (?, ?, ?, ?)",
+            (client_id, tag_set, packed, zlib.crc32(packed)),
         )
 
     def append(
@@ -211,10 +190,11 @@ class Journal:
     ) -> int:
         """Append a row that holds values of `kinds` beside numbers; returns its number."""
         total = self.totals.get(run_id, 0) + records
+        crc = row_crc(client_id, records, total, data)
         cursor = self._connection.execute(
-            "INSERT INTO batches (run_id, client_id, records, total, kinds, data) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
-            (run_id, client_id, records, total, kinds_text(kinds), data),
+            "INSERT INTO batches (run_id, client_id, records, total, kinds, data, crc) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (run_id, client_id, records, total, kinds_text(kinds), data, crc),
         )
         self.totals[run_id] = total
         self.last_row = cast("int", cursor.lastrowid)
@@ -239,11 +219,12 @@ class Journal:
             [(run_id, tag, state) for tag, state in states.items()],
         )
 
-    def trim(self, passed: Mapping[int, int]) -> bool:
+    def trim(self, passed: Mapping[int, int], *, gently: bool = False) -> bool:
         """Delete rows that everybody has passed and that are not recent history.
 
         Args:
             passed: run id to the row up to which all its readers have come.
+            gently: in a transaction that takes little room, for a disk that is full.
 
         Returns:
             Whether there may be more to delete.
@@ -252,16 +233,17 @@ class Journal:
             self._floor = self._first_floor()
         self._age()
         more = False
+        limit = _GENTLE_ROWS if gently else _TRIM_ROWS
         for run_id, row in passed.items():
             cursor = self._connection.execute(
                 "DELETE FROM batches WHERE id IN (SELECT id FROM batches WHERE run_id = ? "
                 # The newest row stays: it carries the run's total.
                 "AND id <= ? AND id < (SELECT MAX(id) FROM batches WHERE run_id = ?) "
                 "ORDER BY id LIMIT ?)",
-                (run_id, min(row, self._floor), run_id, _TRIM_ROWS),
+                (run_id, min(row, self._floor), run_id, limit),
             )
-            more = more or cursor.rowcount == _TRIM_ROWS
-        if not more:
+            more = more or cursor.rowcount == limit
+        if not more and not gently:
             self._connection.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
         return more
 
@@ -277,17 +259,43 @@ class Journal:
             if self._floor is not None:
                 self._floor = row
 
+    def shorten_history(self) -> None:
+        """There is no room: keep less from now on of what everybody has read."""
+        pages = self._number("PRAGMA page_count")
+        self._history_bytes = min(self._history_bytes // 2, pages * PAGE_BYTES // 4)
+
+    def reclaim(self) -> None:
+        """Give room back to a full disk, a little at a time, outside of a transaction.
+
+        Raises:
+            sqlite3.Error: even that found no room.
+        """
+        if self._connection.in_transaction:
+            return
+        # A reader that is busy just now is not waited for.
+        self._connection.execute("PRAGMA busy_timeout = 0")
+        try:
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self._connection.execute(f"PRAGMA incremental_vacuum({_RECLAIM_PAGES})").fetchall()
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        finally:
+            self._connection.execute(f"PRAGMA busy_timeout = {BUSY_S * 1000}")
+
     def _first_floor(self) -> int:
         """The newest row that is not recent history, of what an earlier daemon left."""
         nbytes = 0
         cursor = self._connection.execute("SELECT id, length(data) FROM batches ORDER BY id DESC")
         for row, size in cursor:
-            nbytes += size
-            if nbytes > self._history_bytes:
+            if nbytes >= self._history_bytes:
                 return int(row)
+            nbytes += size
         return 0
 
     # --- reading ---------------------------------------------------------------------------
+
+    def identity(self) -> int:
+        """A random number: another journal has another."""
+        return self._number("SELECT id FROM identity")
 
     def cursors(self, name: str) -> dict[int, int]:
         """How far a deriver has come in each run that has something for it."""
@@ -334,29 +342,3 @@ class Journal:
     def _number(self, sql: str, parameters: tuple[object, ...] = ()) -> int:
         found = self._connection.execute(sql, parameters).fetchone()
         return int(found[0]) if found else 0
-
-
-def _open(path: str, full_sync: bool) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
-    try:
-        connection.execute("PRAGMA page_size = 8192")
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute(f"PRAGMA synchronous = {'FULL' if full_sync else 'NORMAL'}")
-        connection.execute("PRAGMA wal_autocheckpoint = 1000")
-        connection.execute("PRAGMA journal_size_limit = 16777216")
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            connection.executescript(
-                f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-            )
-        elif version != SCHEMA_VERSION:
-            raise journal_check.DamagedJournalError(
-                f"version {version} of the journal, not {SCHEMA_VERSION}"
-            )
-        connection.execute("SELECT count(*) FROM sqlite_sequence").fetchone()
-        connection.executescript(_ADDED + TRAILS_SCHEMA)
-    except BaseException:
-        connection.close()
-        raise
-    return connection

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import time
+import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import msgpack
@@ -35,6 +38,8 @@ _DAMAGE: Final = frozenset(
     }
 )
 _CONDEMNED: Final = ".condemned"
+_PARTS: Final = ("", "-wal", "-shm", _CONDEMNED)
+_ASIDE: Final = ".damaged-"
 
 
 class DamagedJournalError(sqlite3.DatabaseError):
@@ -70,6 +75,7 @@ def opened(
     Raises:
         sqlite3.Error: it is the disk.
     """
+    _take_back(path, log)
     try:
         _condemned(path)
         connection = connect()
@@ -80,7 +86,7 @@ def opened(
             raise
         return connection
     except (sqlite3.Error, UnicodeDecodeError) as error:
-        if not is_damage(error):
+        if not is_damage(error) and not _is_unusable(path):
             raise
         _put_aside(path, error, log)
         return connect()
@@ -115,7 +121,7 @@ def check(connection: sqlite3.Connection, path: str) -> None:
             _text(name)
             _number(run_id)
             _number(row)
-        connection.execute("SELECT sum(length(tags)) FROM tag_sets").fetchone()
+        _forget_damaged_tags(connection)
         _identity(connection)
         newest = connection.execute(
             "SELECT seq, (SELECT max(id) FROM batches) FROM sqlite_sequence WHERE name = 'batches'"
@@ -128,11 +134,23 @@ def check(connection: sqlite3.Connection, path: str) -> None:
         raise DamagedJournalError(f"{type(error).__name__}: {error}"[:200]) from None
 
 
-def condemn(path: str, why: BaseException) -> None:
+def _forget_damaged_tags(connection: sqlite3.Connection) -> None:
+    """Tag sets that are not what was written: a client that lives defines them again."""
+    damaged = [
+        (client_id, tag_set)
+        for client_id, tag_set, tags, crc in connection.execute(
+            "SELECT client_id, id, tags, crc FROM tag_sets"
+        )
+        if crc is not None and (not isinstance(tags, bytes) or crc != zlib.crc32(tags))
+    ]
+    connection.executemany("DELETE FROM tag_sets WHERE client_id = ? AND id = ?", damaged)
+
+
+def condemn(path: str, why: str) -> None:
     """Have the journal put aside when it is opened next."""
     try:
         with open(path + _CONDEMNED, "w", encoding="utf-8") as file:
-            file.write(str(why))
+            file.write(why)
     except OSError:
         pass  # then it is found out once more
 
@@ -145,12 +163,52 @@ def _condemned(path: str) -> None:
         pass
 
 
+def count_put_aside(path: str) -> int:
+    """How many journals lie beside the one at `path` that were put aside."""
+    folder, name = os.path.split(path)
+    try:
+        names = os.listdir(folder or ".")
+    except OSError:
+        return 0
+    return sum(n.startswith(name + _ASIDE) and not n.endswith(_PARTS[1:]) for n in names)
+
+
 def _put_aside(path: str, why: BaseException, log: Callable[[str], None]) -> None:
-    aside = f"{path}.damaged-{time.strftime('%Y%m%d-%H%M%S')}"
+    stem = aside = f"{path}{_ASIDE}{time.strftime('%Y%m%d-%H%M%S')}"
+    number = 1
+    while any(os.path.lexists(aside + part) for part in _PARTS):
+        number += 1
+        aside = f"{stem}.{number}"
     log(f"journal {path} is damaged ({why}): kept as {aside}, starting a new one")
-    for suffix in ("", "-wal", "-shm", _CONDEMNED):
-        if os.path.exists(path + suffix):
-            os.rename(path + suffix, aside + suffix)
+    # The log before its database: beside another one it would count as that one's.
+    for part in reversed(_PARTS):
+        with suppress(FileNotFoundError):
+            os.rename(path + part, aside + part)
+
+
+def _take_back(path: str, log: Callable[[str], None]) -> None:
+    """Make our files readable and writable for us again, which nobody can have meant otherwise."""
+    for part in _PARTS:
+        with suppress(OSError):
+            found = os.lstat(path + part)
+            ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
+            if ours and found.st_mode & 0o600 != 0o600:
+                log(f"{path + part} has mode {found.st_mode & 0o777:o}: made 600 again")
+                os.chmod(path + part, 0o600)
+
+
+def _is_unusable(path: str) -> bool:
+    """Whether something lies there that can be no journal of ours: a folder, another's file."""
+    for part in _PARTS:
+        try:
+            found = os.stat(path + part)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return True
+        if not stat.S_ISREG(found.st_mode) or not os.access(path + part, os.R_OK | os.W_OK):
+            return True
+    return False
 
 
 def _identity(connection: sqlite3.Connection) -> None:

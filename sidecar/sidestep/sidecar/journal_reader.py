@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from struct import Struct
 from typing import Any, Final, cast
 
 import msgpack
 
 from sidestep.proto import RunSpec
 
+_COUNTS: Final = Struct("<qqq")
 _NO_ROW: Final = (1 << 63) - 1
 """After every row."""
 
@@ -23,13 +26,19 @@ _COLUMNS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row: `records` records of one client, and how many the run had with it (`total`)."""
+    """One row: `records` records of one client, and how many the run had with it (`total`).
+
+    Attributes:
+        data: the records; nothing when they are not what was written.
+        damaged: whether they are not.
+    """
 
     id: int
     client_id: int
     records: int
     total: int
     data: bytes
+    damaged: bool = False
 
 
 class JournalReader:
@@ -44,6 +53,7 @@ class JournalReader:
             f"file:{_quoted(path)}?mode=ro", uri=True, isolation_level=None, timeout=10
         )
         self._tag_sets: dict[int, dict[int, tuple[str, ...]]] = {}
+        self._columns = ""
 
     def identity(self) -> int:
         """A random number: another journal, also one that took this one's place, has another."""
@@ -63,7 +73,7 @@ class JournalReader:
 
         Read in one go: a long read would keep the write-ahead log from shrinking.
         """
-        sql = f"SELECT {_COLUMNS} FROM batches WHERE id > ?"  # noqa: S608
+        sql = f"SELECT {self._columns or self._known()} FROM batches WHERE id > ?"  # noqa: S608
         parameters: list[int | str] = [after]
         if until is not None:
             sql, parameters = sql + " AND id <= ?", [*parameters, until]
@@ -76,14 +86,20 @@ class JournalReader:
         nbytes = 0
         cursor = self._connection.execute(sql + " ORDER BY id", parameters)
         try:
-            for values in cursor:
-                found.append(Row(*values))
+            for *values, crc in cursor:
+                found.append(_whole(Row(*values), crc))
                 nbytes += len(found[-1].data)
                 if nbytes >= max_bytes:
                     break
         finally:
             cursor.close()
         return found
+
+    def _known(self) -> str:
+        """What is asked of a row: no checksum in a journal that no daemon has opened since."""
+        columns = {str(row[1]) for row in self._connection.execute("PRAGMA table_info(batches)")}
+        self._columns = f"{_COLUMNS}, {'crc' if 'crc' in columns else 'NULL'}"
+        return self._columns
 
     def tag_sets(self, client_id: int, refresh: bool = False) -> Mapping[int, tuple[str, ...]]:
         """A client's tag sets; asks the database again only with `refresh`."""
@@ -155,6 +171,17 @@ class JournalReader:
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+
+
+def row_crc(client_id: int, records: int, total: int, data: bytes | memoryview) -> int:
+    """The checksum that is stored with a row of records."""
+    return zlib.crc32(data, zlib.crc32(_COUNTS.pack(client_id, records, total)))
+
+
+def _whole(row: Row, crc: object) -> Row:
+    if crc is None or crc == row_crc(row.client_id, row.records, row.total, row.data):
+        return row
+    return replace(row, data=b"", damaged=True)
 
 
 def pack_spec(spec: RunSpec) -> bytes:

@@ -1,19 +1,24 @@
-"""Whether the journal can be written: said once when it cannot, and tried before it is relied on.
+"""Whether the journal's disk takes what is written, when it is tried again, and a reserve on it.
 
-An empty transaction succeeds on a full disk, and so may a small one, in space that the journal has
-already. So after a failure nothing is written until as much as a round may bring was written once.
+A full disk that the journal itself has filled would stay full: the sinks could not store how far
+they are, and no row could leave, since that is a write, too. So some of the disk is reserved in a
+file. When a write fails it is given up, for those two; clients are asked for nothing until it can
+be reserved again. That is a sign that others have made room, or that enough rows have left.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from .journal import Journal
+from .journal_file import reserve_bytes
 
-_RETRY_S: Final = 1.0
-_PROBE_BYTES: Final = 1 << 20
+_RETRY_FIRST_S: Final = 0.25
+_RETRY_LAST_S: Final = 2.0
 
 
 class Storage:
@@ -31,44 +36,61 @@ class Storage:
         self.error: str | None = None
         self._journal = journal
         self._log = log
-        self._retry = 0.0
+        self._directory = os.path.dirname(journal.path) or "."
+        self._reserve = os.path.join(self._directory, "reserve")
+        self._retry_at = 0.0
+        self._pause_s = _RETRY_FIRST_S
+        with suppress(OSError):  # a disk that is nearly full: without, then
+            self._make_reserve()
 
     def failed(self, error: sqlite3.Error, now: float) -> None:
         """A round could not be written: it is undone."""
         if self.error is None:
             self._log(f"the journal cannot be written ({error}): clients hold their records")
+            self._pause_s = _RETRY_FIRST_S
         self.error = str(error)
-        self._retry = now + _RETRY_S
+        self._give_up_reserve()
+        self._wait(now)
         try:
             self._journal.rollback()
+            self._journal.shorten_history()
         except sqlite3.Error:
             pass  # the same trouble; reading goes on all the same
 
     def refuses(self, now: float) -> bool:
-        """Whether nothing may be written in this round; tries it when it is time."""
+        """Whether nothing of clients may be written in this round; tries it when it is time."""
         if self.error is None:
             return False
-        if now < self._retry:
+        if now < self._retry_at:
             return True
+        # What was given up a moment ago is no room: the next write would fail again. Looked at
+        # first, since to try it would take from the sinks what they need just now.
+        found = os.statvfs(self._directory)
+        wanted = 3 * reserve_bytes(self._directory) // 2
         try:
-            self._probe()
-        except sqlite3.Error as error:
-            self.failed(error, now)
+            if found.f_blocks and found.f_bavail * found.f_frsize < wanted:
+                raise OSError
+            self._make_reserve()
+        except OSError:
+            self._give_up_reserve()
+            self._wait(now)
             return True
-        self.error = None
         self._log("the journal can be written again")
+        self.error = None
         return False
 
-    def _probe(self) -> None:
-        """Write something of the size of a round, and take it back.
+    def _wait(self, now: float) -> None:
+        self._retry_at = now + self._pause_s
+        self._pause_s = min(_RETRY_LAST_S, 2 * self._pause_s)
 
-        In two transactions, since what comes and goes in one is never written.
-        """
-        write = self._journal.connection.execute
-        self._journal.begin()
-        write("CREATE TABLE IF NOT EXISTS probe (data BLOB)")
-        write("INSERT INTO probe VALUES (zeroblob(?))", (_PROBE_BYTES,))
-        self._journal.commit()
-        self._journal.begin()
-        write("DELETE FROM probe")
-        self._journal.commit()
+    def _make_reserve(self) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = os.open(self._reserve, flags, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, reserve_bytes(self._directory))
+        finally:
+            os.close(fd)
+
+    def _give_up_reserve(self) -> None:
+        with suppress(OSError):
+            os.unlink(self._reserve)

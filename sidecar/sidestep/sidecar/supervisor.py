@@ -118,6 +118,7 @@ class Supervisor:
         self._clock = clock
         self._sinks: dict[tuple[int, str], SinkHandle] = {}
         self._stopping = False
+        self.journal_damage: str | None = None
 
     def sinks(self, run_id: int | None = None) -> list[SinkHandle]:
         """The sinks of a run, or of all runs."""
@@ -266,6 +267,7 @@ class Supervisor:
 
     def _take(self, sink: SinkHandle, message: dict[str, Any]) -> None:
         state, error = str(message["state"]), message["error"]
+        self.journal_damage = self.journal_damage or message["journal_damage"]
         sink.skipped = int(message["skipped"])
         sink.cursor = Cursor(
             int(message["row"]), int(message["total"]), dropped=int(message["dropped"])

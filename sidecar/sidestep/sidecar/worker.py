@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import queue
 import socket
+import sqlite3
 import sys
 import threading
 import time
@@ -21,7 +22,7 @@ from typing import Any, Final, cast
 from sidestep.proto import RemoteProtocolError, RunSpec
 from sidestep.proto.naming import safe_name
 
-from . import cursor_file
+from . import cursor_file, journal_check
 from .channel import Channel, ChannelClosedError
 from .cursor_file import Cursor
 from .journal_reader import JournalReader, Row, unpack_spec
@@ -100,6 +101,7 @@ class Worker:
         self._cursor = Cursor()
         self._sink: Sink | None = None
         self._skipped = 0
+        self._journal_damage: str | None = None
         self._trouble: str | None = None
 
     def serve(self, inbox: queue.SimpleQueue[dict[str, Any]]) -> bool:
@@ -121,6 +123,8 @@ class Worker:
                 failures = failures + 1 if self._sink is None else 1
                 pause = min(_BACKOFF_LAST_S, _BACKOFF_FIRST_S * 2 ** min(failures, 16))
                 traceback.print_exc()
+                if isinstance(error, sqlite3.Error) and journal_check.is_corrupt(error):
+                    self._journal_damage = str(error)  # no other worker can read it either
                 self._say("degraded", f"{type(error).__name__}: {error}", pause)
                 if self._name in _ONE_PER_PROCESS:
                     return False
@@ -187,6 +191,10 @@ class Worker:
 
     def _points(self, row: Row) -> list[Points]:
         """A row's points; one that cannot be read is counted, and delays nobody."""
+        if row.damaged:
+            self._skipped += row.records
+            print(f"journal row {row.id} is damaged: {row.records} records", flush=True)
+            return []
         for refresh in (False, True):
             try:
                 tag_sets = self._reader.tag_sets(row.client_id, refresh)
@@ -228,6 +236,7 @@ class Worker:
                 "skipped": self._skipped + _skipped_of(self._cursor),
                 "retry_in_s": pause_s,
                 "trouble": self._trouble,
+                "journal_damage": self._journal_damage,
             }
         )
 

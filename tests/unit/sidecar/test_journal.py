@@ -14,6 +14,7 @@ import pytest
 from sidestep.proto import RunSpec
 from sidestep.sidecar.journal import ClientRow, Journal
 from sidestep.sidecar.journal_reader import JournalReader, rows_iterator
+from tests.support.full_disk import file_size_limit
 
 SPEC = RunSpec("r", "/logs", wandb={"project": "p"}, config={"lr": 0.1}, tags=("a",))
 
@@ -242,9 +243,10 @@ def _filled_with_log(path: str, said: list[str]) -> tuple[Journal, int]:
 
 
 def test_a_full_disk_is_no_damage(path: str, tmp_path: Path) -> None:
-    os.mkdir(path)  # what cannot be opened as a file is an operational error
-    with pytest.raises(sqlite3.OperationalError):
+    with file_size_limit(4096), pytest.raises(sqlite3.OperationalError):
         Journal(path)
+    assert [*tmp_path.glob("*.damaged-*")] == []
+    Journal(path).close()
 
 
 _WRITER = """

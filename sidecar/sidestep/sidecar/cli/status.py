@@ -156,6 +156,12 @@ def troubles(answer: Mapping[str, Any], log: str) -> Iterator[str]:
         )
     if refused := wording.refused(daemon.get("refused")):
         yield refused
+    if daemon.get("damaged_journals"):
+        yield wording.printable(
+            f"{daemon['damaged_journals']} damaged journals were put aside in "
+            f"{daemon.get('state_dir')}: what they held and no sink had written is in them alone. "
+            "Delete journal.sqlite.damaged-* there when nobody needs them"
+        )
     for run in answer.get("runs") or ():
         name = wording.printable(str(run.get("run")))
         if alarm := wording.run_alarm(run):
