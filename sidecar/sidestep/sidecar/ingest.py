@@ -16,8 +16,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
-from dataclasses import replace
 from typing import Final
 
 from sidestep.proto import (
@@ -53,6 +51,9 @@ from .tcp_door import TcpDoor
 
 _ROUND_BYTES: Final = 4 << 20
 _ROUND_FRAMES: Final = 500
+_GATHER_S: Final = 0.004
+"""What comes within this is one round: each has a transaction."""
+
 _POLL_MS: Final = 100
 _SCAN_S: Final = 1.0
 _STRANGE: Final = frozenset({"version", "no_protocol"})
@@ -102,7 +103,8 @@ class Ingest(threading.Thread):
         self._stopping = threading.Event()
         self._adoptions: deque[Adoption] = deque()
         self._adopting: ClientEntry | None = None  # the client of the first of them
-        self._next_scan = 0.0
+        self._next_scan = self._round_began = 0.0
+        self._full = False
         self._scan_wanted = self._scanned = self._lost_rounds = 0
         self._alarms: list[tuple[int, Value]] = []  # of this round, with their runs
         self._answers: list[tuple[bytes, Message]] | None = None  # held back for the snapshot
@@ -210,7 +212,14 @@ class Ingest(threading.Thread):
     def _receive(self) -> list[tuple[bytes, bytes]]:
         """The frames of this round, with whom they are of."""
         busy = self._adoptions or not self._inbox.empty()
-        return self._gates.receive(0 if busy else _POLL_MS, _ROUND_FRAMES, _ROUND_BYTES)
+        if not busy and not self._full:
+            # With many clients something comes all the time: a round for each would be dear.
+            self._stopping.wait(max(0.0, self._round_began + _GATHER_S - time.monotonic()))
+        self._round_began = time.monotonic()
+        found = self._gates.receive(0 if busy else _POLL_MS, _ROUND_FRAMES, _ROUND_BYTES)
+        nbytes = sum(len(frame) for _, frame in found)
+        self._full = len(found) >= _ROUND_FRAMES // 4 or nbytes >= _ROUND_BYTES // 4
+        return found
 
     # --- messages ----------------------------------------------------------------------------
 
@@ -244,7 +253,10 @@ class Ingest(threading.Thread):
             self._journal.begin()
             if isinstance(item, DaemonPoints):
                 run = self._clients.runs.get(item.run_id)
-                if run is not None and self._own.append(run, item):
+                if run is None:
+                    continue
+                self._clients.published.touch_run(run.id)
+                if self._own.append(run, item):
                     self._alarms += [(run.id, v) for v in item.values if v.kind == ALARM_KIND]
             elif self._journal.trim(item, gently=waiting):
                 self._inbox.put(item)  # the rest of it in another transaction
@@ -269,6 +281,7 @@ class Ingest(threading.Thread):
         if self._adopting is None:
             self._adopting = self._clients.adopt(adoption.hello)
         entry = self._adopting
+        self._clients.published.touch(entry)
         for message in adoption.take(_ROUND_BYTES):
             self._clients.handle(entry, message)
         if adoption.exhausted:
@@ -337,16 +350,13 @@ class Ingest(threading.Thread):
             pass  # it will ask again
 
     def _publish(self) -> None:
+        published = self._clients.published
+        clients, runs = published.clients(), published.runs()
         self.snapshot = Snapshot(
             self._journal.last_row,
             dict(self._journal.totals),
-            # Copies: what the next round has not committed must not be seen. A deriver that is told
-            # of a row which it cannot read yet would not be told again.
-            {run_id: copy(run) for run_id, run in self._clients.runs.items()},
-            tuple(
-                replace(entry, row=copy(entry.row), session=copy(entry.session))
-                for entry in self._clients
-            ),
+            runs,
+            clients,
             self._storage.error,
             len(self._adoptions),
             self._scanned,
