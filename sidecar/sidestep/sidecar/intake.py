@@ -78,7 +78,7 @@ class Intake:
             + sum(
                 len(other.tag_counts)
                 for other in self._clients.values()
-                if other.row.run_id == run_id and (other is entry or other.identity is not None)
+                if other.row.run_id == run_id and (other is entry or other.row.state == "live")
             )
             <= MAX_RUN_TAG_SETS
         )
