@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from . import catalogue
+from . import catalogue, scratch
 
 ROOT = Path(__file__).resolve().parents[3]
 FOUND = ROOT / "results" / "fuzz"
@@ -32,7 +32,8 @@ def main() -> int:
     options = _options()
     failed: list[str] = []
     for name in options.targets or catalogue.TARGETS:
-        with tempfile.TemporaryDirectory(prefix="sst-fuzz-") as folder:
+        with tempfile.TemporaryDirectory(prefix="sst-fuzz-", dir=scratch.parent()) as folder:
+            os.environ[scratch.WHERE] = folder
             work = Path(folder)
             (work / "new").mkdir()
             if options.seed or not catalogue.corpus(name):

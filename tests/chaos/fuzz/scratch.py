@@ -9,12 +9,19 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+WHERE = "FUZZ_SCRATCH"
+"""The variable that says where: libFuzzer ends a process without its exit hooks."""
+
+
+def parent() -> str | None:
+    """Where there is tmpfs: a target makes thousands of files."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
 
 @cache
 def folder() -> Path:
-    """The folder; on tmpfs where there is one, since a target makes thousands of files."""
-    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    made = Path(tempfile.mkdtemp(prefix="sst-fuzz-", dir=parent))
+    """The folder."""
+    made = Path(tempfile.mkdtemp(prefix="sst-fuzz-", dir=os.environ.get(WHERE, parent())))
     atexit.register(shutil.rmtree, made, ignore_errors=True)
     return made
 
