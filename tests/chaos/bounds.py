@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 import zmq
@@ -31,7 +31,10 @@ from sidestep.proto import (
     ByeAck,
     Hello,
     Message,
+    Nack,
     Part,
+    Ping,
+    Pong,
     RunSpec,
     Tags,
     Welcome,
@@ -135,17 +138,26 @@ class Session:
             if isinstance(answer, Ack) and answer.durable_seq == 100:
                 return
 
+    def speak(self, message: Message, answer: type[Message]) -> None:
+        """Say something until it is answered: who was silent for too long says HELLO first."""
+        while True:
+            self._socket.send(encode(message))
+            if isinstance(self._until(answer, Nack), answer):
+                return
+            self._hello = replace(self._hello, connection=self._hello.connection + 1, acked_seq=100)
+            self._socket.send(encode(self._hello))
+            self._until(Welcome)
+
     def leave(self) -> None:
         """Say goodbye."""
-        self._socket.send(encode(Bye(100, Books(100))))
-        self._until(ByeAck)
+        self.speak(Bye(100, Books(100)), ByeAck)
         self._socket.close(linger=0)
 
-    def _until(self, kind: type[Message]) -> Message:
+    def _until(self, *kinds: type[Message]) -> Message:
         while True:
-            assert self._socket.poll(1000 * _ANSWER_S), f"no {kind.__name__}"
+            assert self._socket.poll(1000 * _ANSWER_S), f"none of {kinds}"
             message = decode(self._socket.recv())
-            if isinstance(message, kind):
+            if isinstance(message, kinds):
                 return message
 
 
@@ -161,6 +173,8 @@ def daemon_with_clients(sandbox: Sandbox, pid: int, many: int) -> Iterator[tuple
             session.greet()
         for session in sessions:
             session.await_durable()
+        for session in sessions:
+            session.speak(Ping(Books(100)), Pong)
         yield f"daemon, {many:,} clients connected", use_of(pid)
         for session in sessions:
             session.leave()

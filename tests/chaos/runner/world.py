@@ -101,6 +101,7 @@ def _calm(stage: Stage, plan: Plan, say: Say) -> None:
 
 def _verdict(stage: Stage, outcome: Outcome) -> None:
     sandbox = stage.sandbox
+    stage.await_daemon(_CALM_S)  # one that a client has started leaves when it has nothing to do
     status = sandbox.status()
     outcome.wrong, outcome.figures = judge(stage.troupe.all, status, sandbox.root)
     if storage := status["daemon"].get("storage_error"):
