@@ -69,16 +69,19 @@ class Attempts:
         self._log = log
         self._waiting: dict[bytes, float] = {}  # since when
         self._open: dict[bytes, _Open] = {}
+        self._changed: dict[bytes, ClientEntry] = {}
 
     def forget(self) -> None:
         """After a transaction that failed: everybody introduces himself again."""
         self._waiting.clear()
         self._open.clear()
+        self._changed.clear()
 
     def greet(self, entry: ClientEntry, now: float) -> None:
         """A client has introduced itself."""
         if not entry.trail.attempt and entry.row.uuid not in self._waiting:
             self._waiting[entry.row.uuid] = now
+            self._changed[entry.row.uuid] = entry
             self.scan_wanted = True
 
     def credit(self, entry: ClientEntry, credit: int) -> int:
@@ -113,14 +116,16 @@ class Attempts:
         if not entry.trail.settled:
             self._decide(entry, run, stretches)
         entry.trail.take(stretches)
+        self._changed[entry.row.uuid] = entry
 
     def store(self) -> None:
         """Write what has changed into this round's transaction."""
-        for entry in self._clients.values():
+        for entry in self._changed.values():
             if entry.trail.changed:
                 self._journal.begin()
                 put_trail(self._journal.connection, entry.row.id, entry.trail)
                 entry.trail.changed = False
+        self._changed.clear()
 
     # --- inside --------------------------------------------------------------------------------
 
@@ -143,6 +148,7 @@ class Attempts:
         entry.trail.attempt = latest if joins else latest + 1
         entry.trail.settled = joins
         entry.trail.changed = True
+        self._changed[entry.row.uuid] = entry
 
     def _decide(self, entry: ClientEntry, run: RunEntry, stretches: list[Stretch]) -> None:
         """See whether the client goes on with what others have begun."""
@@ -173,6 +179,7 @@ class Attempts:
         self._purge(run, step)
         for other in self._of_run(run.id):
             other.trail.cut(step)
+            self._changed[other.row.uuid] = other
         self._log(
             f"run {run.spec.name!r} goes on from step {first}, below {max(reached)}: TensorBoard "
             f"hides what it had of step {step} and later ones"
