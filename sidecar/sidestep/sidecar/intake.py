@@ -11,6 +11,7 @@ from typing import Final
 
 from sidestep.proto import Batch, Gap, RemoteProtocolError
 from sidestep.proto.limits import MAX_TAG_SETS
+from sidestep.proto.records import HEADER
 from sidestep.proto.session import Append, ServerAction
 
 from .attempts import Attempts
@@ -147,7 +148,8 @@ class Intake:
                 fault.error.code,
                 reason,
                 bad.data,
-                count=bad.last_seq - first + 1,
+                # What a peer claims may be any number; so many there can have been.
+                count=min(bad.last_seq - first + 1, max(1, len(bad.data) // HEADER.size)),
                 who=who,
             )
         if entry.identity is not None:
