@@ -188,12 +188,7 @@ def test_a_frame_that_is_too_large_is_given_up(house: House) -> None:
     assert house.refused == ["too_large"]
 
 
-def test_what_stands_in_its_place(house: House) -> None:
-    Path(house.path).write_text("precious")
-    with pytest.raises(FileExistsError, match="no socket"):
-        house.open()
-    assert Path(house.path).read_text() == "precious"
-    Path(house.path).unlink()
+def test_what_a_dead_daemon_left_is_replaced(house: House) -> None:
     first = house.open()
     house.open()  # the lock says that the first is dead
     first.close()
