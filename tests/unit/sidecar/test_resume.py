@@ -481,7 +481,7 @@ ATTEMPTS = st.lists(
     st.builds(
         Attempt,
         st.integers(-5, 30),
-        st.integers(1, 30),
+        st.integers(4, 30),  # more than an evaluation has, or that would lead
         st.integers(1, 7),
         st.frozensets(st.integers(0, 6), max_size=2),
         st.frozensets(st.integers(0, 6), max_size=2),
