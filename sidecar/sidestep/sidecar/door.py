@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import selectors
 import socket
-import stat
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -366,12 +365,9 @@ def _listen(path: str) -> tuple[socket.socket, str, int]:
     """A socket that listens at `path`, and the file's number.
 
     Raises:
-        OSError: it cannot be had, or what is there is no socket.
+        OSError: it cannot be had.
     """
     with suppress(FileNotFoundError):
-        found = os.lstat(path)
-        if stat.S_ISREG(found.st_mode) and found.st_size:
-            raise FileExistsError(f"{path} is a file, and no socket that an earlier daemon left")
         os.unlink(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import stat
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -34,7 +35,8 @@ class Gates:
     """All endpoints of the daemon; lives in ingest's thread.
 
     Args:
-        endpoints: addresses of Unix sockets, ``ipc://PATH``.
+        endpoints: addresses of Unix sockets, ``ipc://PATH``; the first one is the daemon's own,
+            where whatever is there is replaced.
         open_tcp: listens at the TCP address; None if there is none.
         max_connections: from this machine, at once.
         refusals: where what is refused is counted.
@@ -54,6 +56,8 @@ class Gates:
         self._growth_bytes = growth_bytes
         self._refused_before = 0  # by TCP doors that are closed
         paths = [endpoint.removeprefix(_IPC) for endpoint in endpoints]
+        for path in paths[1:]:
+            _spare_files(path)
         manners = Manners("ROUTER", ("DEALER",), max_connections, MAX_FRAME_BYTES)
         self._door = Door(paths, manners, self._refused, _farewell)
         self._tcp: TcpDoor | None = None
@@ -146,6 +150,20 @@ class Gates:
         if self._open_tcp is not None:
             with suppress(EndpointError):
                 self._tcp = self._open_tcp()
+
+
+def _spare_files(path: str) -> None:
+    """Where a person chose the place, somebody's file may be there.
+
+    Raises:
+        FileExistsError: it is.
+    """
+    with suppress(FileNotFoundError):
+        if stat.S_ISREG(os.lstat(path).st_mode):
+            raise FileExistsError(
+                f"endpoint ipc://{path}: a file is there, and no socket that an earlier daemon "
+                "left; move it away, or choose another path"
+            )
 
 
 def _farewell(error: RemoteProtocolError) -> bytes:
