@@ -106,3 +106,15 @@ def test_a_message_without_end_over_tcp(port: int, folder: Path) -> None:
     for one in (client, here):
         one.close(linger=0)
     context.destroy(linger=0)
+
+
+def test_somebodys_file_is_left_alone(folder: Path) -> None:
+    own, chosen = folder / "d.sock", folder / "notes.txt"
+    own.write_text("left by a daemon")
+    chosen.write_text("a year's work")
+    with pytest.raises(FileExistsError, match="a file is there"):
+        Gates([f"ipc://{own}", f"ipc://{chosen}"], None, 8, Refusals(None, print))
+    assert chosen.read_text() == "a year's work"
+    gates = Gates([f"ipc://{own}"], None, 8, Refusals(None, print))
+    assert own.is_socket()
+    gates.close()
