@@ -81,7 +81,7 @@ def test_for_people_says_what_is_wrong_last(sandbox: Sandbox, connect: Connect) 
     made.emit({"a": "x"}, step=13)
     made.emit({"a": 2.0}, step=13)
     assert made.finish(30)
-    assert "values rejected" in sandbox.cli("status").stdout
+    assert "1 value rejected" in sandbox.cli("status").stdout
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ class Actor:
         self.record = Record(str(self.path), MAX_EMITS)
         self.log = sandbox.root / f"trainer-{slot}.{attempt}.log"
         self.ordered = ""
-        self.signalled = 0
+        self.signalled: set[int] = set()
         self.stopped = False
         arguments = [str(slot), str(attempt), str(self.path), str(finish_s)]
         with self.log.open("wb") as out:
@@ -66,7 +66,7 @@ class Actor:
             self.process.send_signal(number)
         self.stopped = self.stopped or number == signal.SIGSTOP
         if number not in (signal.SIGSTOP, signal.SIGCONT):
-            self.signalled = number
+            self.signalled.add(number)
 
     def order(self, end: str) -> None:
         """Have it end, in the way of `part.ENDS`."""
@@ -79,7 +79,7 @@ class Actor:
         code = self.process.poll()
         if code is None:
             return "does not end"
-        wanted = {-self.signalled} if self.signalled else set[int]()
+        wanted = {-number for number in self.signalled}
         if self.ordered:
             wanted.add(_EXPECTED[self.ordered])
         if code in wanted:
