@@ -27,6 +27,7 @@ from . import outboxes
 from .alarms import Alarms
 from .books import Stats, Totals
 from .checks import check_reduce, nanoseconds, step_number
+from .cost import EmitCost
 from .cuda import device_uuids
 from .launch import Launcher
 from .outbox import Outbox, OutboxClosedError
@@ -103,6 +104,7 @@ class Client:
         self._packable = self._sorter.packable
         self._put_scalars = self._outbox.put_scalars
         self._devices = self._stages.devices
+        self._cost = EmitCost()
         self._sender = Sender(
             ClientSession(self._memory.layout.hello(), _jitter),
             self._outbox,
@@ -160,6 +162,10 @@ class Client:
         """
         if not self._live:
             self._count_unheard(values)
+            return
+        if self._cost.wanted:
+            with self._cost:
+                self.emit(values, step, wall_time=wall_time, reduce=reduce)
             return
         try:
             if self._devices:
@@ -306,7 +312,8 @@ class Client:
 
     def _books(self) -> Books:
         totals = self._outbox.totals()
-        return Books(totals.emitted, totals.dropped, self._rejections.count)
+        rejected = self._rejections.count
+        return Books(totals.emitted, totals.dropped, rejected, self._cost.mean_ns)
 
     def _count(self) -> Stats:
         totals, pending = self._outbox.together(
@@ -327,6 +334,7 @@ class Client:
         """In the sender's thread, at each of its wake-ups."""
         self._stages.collect_when_silent()
         self._alarms.take_up()
+        self._cost.look()
 
     def _forked(self) -> None:
         """In a child process: count, and touch nothing that belongs to the parent."""

@@ -268,7 +268,7 @@ _SCHEMA: Final[Mapping[type[Any], Mapping[str, _Check]]] = {
         "config": _settings,
         "tags": _many(_NAME, 0, 1000),
     },
-    m.Books: {"emitted": _UINT, "dropped": _UINT, "rejected": _UINT},
+    m.Books: {"emitted": _UINT, "dropped": _UINT, "rejected": _UINT, "emit_ns": _UINT},
     m.Hello: {
         "uuid": _blob(16, 16),
         "instance": _UINT,

@@ -2,7 +2,8 @@
 
 ``sidestep/dropped``, ``sidestep/rejected`` and ``sidestep/held`` are records of the run so far;
 ``sidestep/lag`` is how many the slowest sink has not written, ``sidestep/lag_<sink>`` how many
-each of them.
+each of them. ``sidestep/emit_us`` is what a call of `emit` takes of late, in microseconds, by the
+slowest of the run's living clients; absent while none was timed.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ class BookMetrics:
     def _say(self, run: RunEntry, snapshot: Snapshot, supervisor: Supervisor) -> dict[str, float]:
         found = _books(snapshot, run.id)
         if run.last_step is not None:  # else nothing was emitted yet: there is no step to carry
-            values = {**found, **_lags(supervisor.sinks(run.id), snapshot, supervisor)}
+            lags = _lags(supervisor.sinks(run.id), snapshot, supervisor)
+            values = {**found, **lags, **_costs(snapshot, run.id)}
             row = run.last_step, self._now_ns(), values
             self._submit(DaemonPoints(run.id, SOURCE, scalars=[row]))
         return found
@@ -97,3 +99,9 @@ def _lags(
     lags = {sink.name: float(supervisor.lag(sink, snapshot)) for sink in sinks}
     each = {f"sidestep/lag_{name}": lag for name, lag in sorted(lags.items())}
     return {"sidestep/lag": max(lags.values(), default=0.0), **each}
+
+
+def _costs(snapshot: Snapshot, run_id: int) -> dict[str, float]:
+    of_run = (entry for entry in snapshot.clients if entry.row.run_id == run_id)
+    slowest_ns = max((e.session.books.emit_ns for e in of_run if e.identity is not None), default=0)
+    return {"sidestep/emit_us": slowest_ns / 1e3} if slowest_ns else {}
