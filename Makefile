@@ -6,7 +6,7 @@ ARGS ?=
 JOBS ?= 2
 # Printed with the command that uses it, so that a failure of a property test can be repeated.
 SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
-# How long `make chaos` causes faults.
+# How long `make chaos` causes faults, and `make fuzz` searches in each target.
 SECONDS ?= 60
 
 VENV := .venv
@@ -40,10 +40,10 @@ chaos-long: $(STAMP) ## the long tests of faults: many kills, seeds and gigabyte
 
 check: check-lint check-format check-mypy check-pyright check-imports check-shell ## lint, format, types, imports
 
-fuzz: $(STAMP) ## search inputs that break a reader, SECONDS=60 for each (ARGS: --keep, targets)
+fuzz: $(STAMP) ## search inputs that break a reader, SECONDS for each (ARGS: --keep, targets)
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || \
 	  $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
-	$(BIN)/python -m tests.chaos.fuzz --seconds $(or $(SECONDS),60) $(ARGS)
+	$(BIN)/python -m tests.chaos.fuzz --seconds $(SECONDS) $(ARGS)
 
 bench: $(STAMP) ## measure the figures of the README (ARGS go to the benchmark)
 	$(BIN)/python -m tests.bench $(ARGS)
