@@ -49,14 +49,15 @@ def find(data: bytes | memoryview, at: int) -> tuple[Places | None, int]:
     words = memoryview(data).cast("B").cast("I")
     end, place = len(words), at // 4
     found: list[int] = []
-    newest, alike = -1, 0
-    while place < end and words[place + _KIND] & 0xFF == SCALARS:
+    newest, width, alike = -1, 0, 0
+    # Nothing is known of a record here but that it begins: its length may be any number.
+    while end - place >= _LEAST_WORDS and words[place + _KIND] & 0xFF == SCALARS:
         length = words[place] // 4
         if length < _LEAST_WORDS or length > end - place:
             break
         tag_set = words[place + _TAG_SET]
-        alike = alike + 1 if tag_set == newest else 1
-        newest = tag_set
+        alike = alike + 1 if tag_set == newest and length == width else 1
+        newest, width = tag_set, length
         if alike == _FEWEST:
             del found[1 - alike :]
             place -= (alike - 1) * length

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from sidestep.proto import Array, RemoteProtocolError, Scalars, Value
 from sidestep.proto.records import (
+    HEADER,
     SCALARS,
     decode_scalars,
     decode_value,
@@ -273,6 +274,31 @@ def test_records_begin_at_multiples_of_eight() -> None:
     odd[:4] = (36).to_bytes(4, "little")
     with pytest.raises(RemoteProtocolError, match="at byte 0"):
         list(split(bytes(odd * 2)))
+
+
+def test_a_length_that_ends_within_the_last_word_is_malformed() -> None:
+    torn = HEADER.pack(44, SCALARS, 0, 0) + bytes(40)
+    with pytest.raises(RemoteProtocolError, match="in 44 bytes"):
+        list(split(encode([Scalars(1, 0, 0, (1.0,))]) + torn))
+
+
+def test_records_of_one_tag_set_in_two_lengths_are_left_behind_once() -> None:
+    """Going back by the last one's length would lead to where the walk began, for ever."""
+    mixed = [Scalars(i % 2, i, 0, (1.0,)) for i in range(30)]
+    few = [Scalars(7, i, 0, (1.0,)) for i in range(15)]
+    many = Scalars(7, 15, 0, (1.0,) * 11)  # longer than one of `few` by a fifteenth of `mixed`
+    data = encode([*mixed, *few, many])
+    assert 15 * (_nbytes(many) - _nbytes(few[0])) == 30 * _nbytes(mixed[0])
+    at = 0
+    for start, length, n, tag_set, _ in split(data):
+        assert start == at
+        at += length if tag_set == MIXED else n * length
+        assert at > start
+    assert at == len(data)
+
+
+def _nbytes(record: Scalars) -> int:
+    return len(encode([record]))
 
 
 @pytest.mark.parametrize("tag_sets", [{}, {2: ("only one",)}, {2: ("a", "b", "c")}])
