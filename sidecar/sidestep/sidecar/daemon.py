@@ -151,6 +151,7 @@ class Daemon:
             self._ingest.daemon_id,
             self._control.status,
             self._control.run_names,
+            self._log,
         )
         self._feed.rows(self._ingest.snapshot.last_row)
         self._feed.start()

@@ -23,6 +23,8 @@ STATUS_TOPIC: Final = b"\0status"
 _INTERVAL_S: Final = 0.02
 _STATUS_S: Final = 1.0
 _MAX_BEHIND_ROWS: Final = 2000
+_RETRY_FIRST_S: Final = 0.25
+_RETRY_LAST_S: Final = 5.0
 _SUBSCRIPTIONS: Final = 1000
 """Of one subscriber."""
 
@@ -36,6 +38,7 @@ class Feed(threading.Thread):
         daemon_id: said in every message, so that a subscriber notices a restart.
         status: the status object, published once a second.
         run_names: names of the runs by their ids.
+        log: says something to the daemon's log.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class Feed(threading.Thread):
         daemon_id: int,
         status: Callable[[], dict[str, Any]],
         run_names: Callable[[], dict[int, str]],
+        log: Callable[[str], None] = print,
     ) -> None:
         super().__init__(name="feed", daemon=True)
         self._open_door = open_door
@@ -56,6 +60,12 @@ class Feed(threading.Thread):
         self._stopping = threading.Event()
         self._newest = 0
         self._wanted: dict[bytes, set[bytes]] = {}  # topics by subscriber
+        self._log = log
+        self._door: Door | None = None
+        self._reader: JournalReader | None = None
+        self._done = 0  # rows up to here are published, or skipped
+        self._next_status = self._retry_at = 0.0
+        self._pause_s = _RETRY_FIRST_S
 
     def rows(self, newest: int) -> None:
         """There are rows up to `newest`."""
@@ -68,30 +78,51 @@ class Feed(threading.Thread):
         self._news.set()
 
     def run(self) -> None:
-        """Publish until stopped."""
-        door = self._open_door()
-        reader = JournalReader(self._journal_path)
-        done, next_status = self._newest, 0.0
+        """Publish until stopped. What goes wrong is tried again: nobody else would do it."""
+        self._done = self._newest
         try:
             while not self._stopping.is_set():
-                self._news.wait(_INTERVAL_S if door.unsent else 0.2)
-                self._news.clear()
-                self._subscriptions(door)
-                if self._wanted:  # else nothing needs to be read
-                    done = self._publish(door, reader, done)
-                    if time.monotonic() >= next_status:
-                        next_status = time.monotonic() + _STATUS_S
-                        message = {
-                            "status": self._status(),
-                            "totals": self._totals(reader, done),
-                        }
-                        self._send(door, STATUS_TOPIC, _pack(message))
-                    self._stopping.wait(_INTERVAL_S)
-                else:
-                    done = self._newest
+                try:
+                    self._round()
+                except Exception as error:  # noqa: BLE001 - whatever it is, others shall listen on
+                    self._put_off(error)
         finally:
-            reader.close()
-            door.close()
+            if self._reader is not None:
+                self._reader.close()
+            if self._door is not None:
+                self._door.close()
+
+    def _round(self) -> None:
+        if self._door is None:
+            self._door = self._open_door()
+        door = self._door
+        self._news.wait(_INTERVAL_S if door.unsent else 0.2)
+        self._news.clear()
+        self._subscriptions(door)
+        if not self._wanted:  # nothing needs to be read
+            self._done = self._newest
+            return
+        if time.monotonic() >= self._retry_at:
+            if self._reader is None:
+                self._reader = JournalReader(self._journal_path)
+            self._publish(door, self._reader)
+            if time.monotonic() >= self._next_status:
+                self._next_status = time.monotonic() + _STATUS_S
+                totals = self._totals(self._reader, self._done)
+                self._send(door, STATUS_TOPIC, _pack({"status": self._status(), "totals": totals}))
+            self._pause_s = _RETRY_FIRST_S
+        self._stopping.wait(_INTERVAL_S)
+
+    def _put_off(self, error: Exception) -> None:
+        """Not at once again; who asks to listen meanwhile is heard."""
+        if self._pause_s == _RETRY_FIRST_S:  # else it has been said
+            self._log(f"the feed for tail is interrupted: {type(error).__name__}: {error}")
+        self._retry_at = time.monotonic() + self._pause_s
+        self._stopping.wait(self._pause_s if self._door is None else _INTERVAL_S)
+        self._pause_s = min(2 * self._pause_s, _RETRY_LAST_S)
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
 
     def _subscriptions(self, door: Door) -> None:
         for identity, (data,) in door.receive(_SUBSCRIPTIONS, _SUBSCRIPTIONS * 1024):
@@ -112,16 +143,15 @@ class Feed(threading.Thread):
             if _matches(topic, topics):
                 door.send(identity, [topic, payload])
 
-    def _publish(self, door: Door, reader: JournalReader, done: int) -> int:
-        if self._newest - done > _MAX_BEHIND_ROWS:
-            done = self._newest - _MAX_BEHIND_ROWS
+    def _publish(self, door: Door, reader: JournalReader) -> None:
+        self._done = max(self._done, self._newest - _MAX_BEHIND_ROWS)
         names = self._run_names()
-        for row in reader.rows(done):
-            done = row.id
+        for row in reader.rows(self._done):
             run_id = reader.run_of_client(row.client_id)
             run = names.get(run_id, "")
             topic = run.encode() + b"\0"
             if not self._is_wanted(topic):
+                self._done = row.id
                 continue
             message = {
                 "run": run,
@@ -132,8 +162,8 @@ class Feed(threading.Thread):
                 "daemon_id": self._daemon_id,
                 "scalars": [list(block) for block in scalar_rows(reader, row)],
             }
+            self._done = row.id  # before it goes out: what is sent twice counts twice
             self._send(door, topic, _pack(message))
-        return done
 
     def _totals(self, reader: JournalReader, done: int) -> list[tuple[int, str, int]]:
         """Run by run, its id, its name, and its records in what was published or skipped so far."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -78,6 +78,9 @@ class SinkHandle:
         return self.cursor.dropped + self.total - self.cursor.total
 
 
+_NONE: Final[Mapping[str, SinkHandle]] = {}
+
+
 class Supervisor:
     """All sinks of all runs; lives in the daemon's main thread.
 
@@ -117,12 +120,16 @@ class Supervisor:
         self._deadline_s = deadline_s
         self._clock = clock
         self._sinks: dict[tuple[int, str], SinkHandle] = {}
+        self._of_runs: dict[int, dict[str, SinkHandle]] = {}
         self._stopping = False
         self.journal_damage: str | None = None
 
     def sinks(self, run_id: int | None = None) -> list[SinkHandle]:
-        """The sinks of a run, or of all runs."""
-        return [s for (run, _), s in self._sinks.items() if run_id is None or run == run_id]
+        """The sinks of a run, or of all runs; any thread may ask, and what it gets is its own."""
+        # Each in one step of the interpreter's: meanwhile the main thread may add some.
+        if run_id is None:
+            return list(self._sinks.values())
+        return list(self._of_runs.get(run_id, _NONE).values())
 
     def children(self) -> Iterator[SinkHandle]:
         """Sinks that have a process, for the poller."""
@@ -149,7 +156,8 @@ class Supervisor:
             for name in _wanted(run.spec, archive=self._archive):
                 key = run_id, name
                 if key not in self._sinks:
-                    self._sinks[key] = self._handle(run_id, run.spec, name)
+                    sink = self._sinks[key] = self._handle(run_id, run.spec, name)
+                    self._of_runs.setdefault(run_id, {})[name] = sink
                 self._sinks[key].spec = run.spec
             # All of them: what an earlier client of the run asked for goes on when a later one
             # does not.
