@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import stat
 from dataclasses import dataclass, field
 from typing import Final
 
 from sidestep.proto import keys as files
 from sidestep.proto.addresses import is_loopback, is_tcp
-from sidestep.proto.keys import KeysError, check_folder, check_private, parse_key
+from sidestep.proto.keys import KeysError, check_folder, key_in
 
 from .config_file import ConfigurationError
 
@@ -76,15 +75,13 @@ def _load(folder: str) -> ClientKeys:
 
 def _read(path: str, kind: str) -> bytes:
     try:
-        # A pipe in its place must not be waited for.
-        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise KeysError(f"{path} is no regular file")
-            if kind == files.SECRET:
-                check_private(path, found.st_mode, found.st_uid, os.geteuid())
-            return parse_key(file.read(files.MAX_FILE_BYTES).decode("ascii"), kind, path)
-    except UnicodeDecodeError:
-        raise KeysError(f"{path} holds no key: it is no text") from None
+        with open(path, "rb", opener=_without_waiting) as file:
+            found, data = os.fstat(file.fileno()), file.read(files.MAX_FILE_BYTES)
     except OSError as error:
         raise KeysError(f"cannot read {path}: {error.strerror}. {_NEEDED}") from None
+    return key_in(data, kind, path, found.st_mode, found.st_uid, os.geteuid())
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """A pipe in a key's place would be waited for."""
+    return os.open(path, flags | os.O_NONBLOCK)

@@ -71,20 +71,37 @@ def parse_key(text: str, kind: str, path: str) -> bytes:
     return bytes.fromhex(match[2])
 
 
-def check_private(path: str, mode: int, owner: int, user: int) -> None:
-    """See that nobody else can read a secret key.
+def key_in(data: bytes, kind: str, path: str, mode: int, owner: int, user: int) -> bytes:
+    """The key that a file holds: 32 bytes.
 
     Args:
-        path: its file.
-        mode: the file's mode.
+        data: the beginning of the file, `MAX_FILE_BYTES` of it.
+        kind: the kind of key that belongs there.
+        path: the file.
+        mode: its mode.
         owner: whose file it is.
         user: who we are.
 
     Raises:
-        KeysError: somebody can, or it is no file.
+        KeysError: there is none, one of the other kind, or a secret one that others can read.
     """
     if not stat.S_ISREG(mode):
         raise KeysError(f"{path} is no regular file")
+    if kind == SECRET:
+        check_private(path, mode, owner, user)
+    try:
+        text = data.decode("ascii")
+    except UnicodeDecodeError:
+        raise KeysError(f"{path} holds no key: it is no text") from None
+    return parse_key(text, kind, path)
+
+
+def check_private(path: str, mode: int, owner: int, user: int) -> None:
+    """See that nobody else can read a secret key.
+
+    Raises:
+        KeysError: somebody can.
+    """
     if owner not in (user, 0):
         raise KeysError(f"{path} belongs to user {owner}, and this is user {user}: make your own")
     if mode & _OTHERS:

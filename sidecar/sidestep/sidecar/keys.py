@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from sidestep.proto import keys as files
-from sidestep.proto.keys import KeysError, check_folder, check_private, parse_key
+from sidestep.proto.keys import KeysError, check_folder, key_in
 
 _FRESH_S: Final = 1.0
 """A file that is changed in place counts after so long; one that comes or goes, at once."""
@@ -53,15 +53,16 @@ def read_key(path: str, kind: str) -> bytes:
         KeysError: there is none, one of the other kind, or a secret one that others can read.
     """
     try:
-        with open(path, encoding="ascii") as file:
-            if kind == files.SECRET:
-                found = os.fstat(file.fileno())
-                check_private(path, found.st_mode, found.st_uid, os.geteuid())
-            return parse_key(file.read(files.MAX_FILE_BYTES), kind, path)
-    except UnicodeDecodeError:
-        raise KeysError(f"{path} holds no key: it is no text") from None
+        with open(path, "rb", opener=_without_waiting) as file:
+            found, data = os.fstat(file.fileno()), file.read(files.MAX_FILE_BYTES)
     except OSError as error:
         raise KeysError(f"cannot read the key {path}: {error.strerror}") from None
+    return key_in(data, kind, path, found.st_mode, found.st_uid, os.geteuid())
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """A pipe in a key's place would be waited for."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _look_at(folder: str) -> None:

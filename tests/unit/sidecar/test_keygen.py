@@ -198,12 +198,16 @@ def test_the_list_follows_its_folder(folder: Path) -> None:
     assert listed.names()[key] == "b"
     # A secret key by mistake, and what is no key at all: left out, and said once.
     shutil.copy(folder / "client.secret", folder / CLIENTS / "oops.public")
+    os.mkfifo(folder / CLIENTS / "pipe.public")  # nobody may wait for it
+    (folder / CLIENTS / "folder.public").mkdir()
     (folder / CLIENTS / "notes.txt").write_text("x")
     for _ in range(3):
         os.utime(folder / CLIENTS)
         assert set(listed.names().values()) == {"client", "b"}
-    assert len(said) == 1
-    assert "holds a secret key where a public one belongs" in said[0]
+    assert len(said) == 3
+    assert "Is a directory" in said[0]
+    assert "holds a secret key where a public one belongs" in said[1]
+    assert "is no regular file" in said[2]
     (folder / CLIENTS / "b.public").unlink()
     assert key not in listed.names()
     (folder / CLIENTS).rename(folder / "away")
