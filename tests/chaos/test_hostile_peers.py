@@ -14,8 +14,19 @@ import zmq
 
 from sidestep.proto import Hello, Ping, Pong, Reject, RunSpec, Welcome, encode
 from tests.support.beside import Beside
-from tests.support.fixtures import Connect
-from tests.support.hostile import GREETING, LONG, MIB, MORE, MemoryOf, Peer, Raw, head, ready
+from tests.support.hostile import (
+    GREETING,
+    LONG,
+    MIB,
+    MORE,
+    MemoryOf,
+    Peer,
+    Raw,
+    await_refused,
+    head,
+    ready,
+    refused,
+)
 from tests.support.sandbox import Daemon, Sandbox
 from tests.support.waiting import wait_until
 
@@ -23,35 +34,9 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(120)]
 
 
 @pytest.fixture
-def daemon(sandbox: Sandbox) -> Daemon:
-    return sandbox.serve()
-
-
-@pytest.fixture
-def beside(sandbox: Sandbox, daemon: Daemon, connect: Connect) -> Iterator[Beside]:
-    """A client that behaves; at the end of each test it has lost nothing."""
-    made = Beside(sandbox, connect("beside"))
-    made.served()
-    yield made
-    assert daemon.process.poll() is None
-    made.assert_whole()
-
-
-@pytest.fixture
 def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
     with zmq.Context() as made:
         yield made
-
-
-def refused(sandbox: Sandbox, what: str) -> dict[str, int]:
-    found: dict[str, int] = sandbox.status()["daemon"]["refused"][what]
-    return found
-
-
-def await_refused(sandbox: Sandbox, what: str, **wanted: int) -> None:
-    wait_until(
-        lambda: refused(sandbox, what) == wanted, 20, lambda: f"{wanted}: {sandbox.status()}"
-    )
 
 
 def test_two_live_clients_with_one_uuid(
@@ -191,9 +176,7 @@ def test_frames_that_never_become_whole(sandbox: Sandbox, daemon: Daemon, beside
         raw.say(head(0, MIB) + bytes(MIB - 1))
         memory.look()
     beside.served()
-    wait_until(
-        lambda: refused(sandbox, "frames").get("too_slow", 0) >= 60, 20, sandbox.status
-    )
+    wait_until(lambda: refused(sandbox, "frames").get("too_slow", 0) >= 60, 20, sandbox.status)
     print(f"grown by {memory.look() / MIB:.1f} MiB at the most")
     assert memory.look() < 192 * MIB
     for raw in raws:
@@ -270,7 +253,7 @@ def test_hello_of_every_wrong_shape(
         assert type(answer).__name__ == "Nack", (change, answer)
         assert "hello." in answer.reason  # type: ignore[union-attr]
     assert sandbox.run_status("r") is None
-    assert sum(refused(sandbox, "frames").values()) == len(wrong)
+    wait_until(lambda: sum(refused(sandbox, "frames").values()) == len(wrong), 20, sandbox.status)
     peer.close()
 
 

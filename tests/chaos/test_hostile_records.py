@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
 
 import msgpack
 import pytest
@@ -19,7 +18,7 @@ from sidestep.proto import Ack, Batch, Gap, Message, Nack, Part, Pong, Reject, R
 from sidestep.proto.records import Scalars, Value, encode_scalars, encode_value
 from tests.support.beside import Beside
 from tests.support.fixtures import Connect
-from tests.support.hostile import MIB, MemoryOf, Peer, batch
+from tests.support.hostile import MIB, MemoryOf, Peer, await_refused, batch, refused
 from tests.support.oracle import assert_balanced, assert_exactly, points, read_scalars
 from tests.support.sandbox import Daemon, Sandbox
 from tests.support.waiting import wait_until
@@ -30,32 +29,12 @@ PREFIX = b"SDS\x01"
 
 
 @pytest.fixture
-def daemon(sandbox: Sandbox) -> Daemon:
-    return sandbox.serve()
-
-
-@pytest.fixture
-def beside(sandbox: Sandbox, daemon: Daemon, connect: Connect) -> Iterator[Beside]:
-    """A client that behaves; at the end of each test it has lost nothing."""
-    made = Beside(sandbox, connect("beside"))
-    made.served()
-    yield made
-    assert daemon.process.poll() is None
-    made.assert_whole()
-
-
-@pytest.fixture
 def peer(sandbox: Sandbox, daemon: Daemon) -> Iterator[Peer]:
     with zmq.Context() as context:
         made = Peer(context, sandbox.paths.data_endpoint, RunSpec("hostile", str(sandbox.logs)))
         made.greet("x")
         yield made
         made.close()
-
-
-def refused(sandbox: Sandbox) -> dict[str, Any]:
-    found: dict[str, Any] = sandbox.status()["daemon"]["refused"]
-    return found
 
 
 HOSTILE = {
@@ -101,8 +80,8 @@ def test_hostile_messagepack(sandbox: Sandbox, daemon: Daemon, beside: Beside, p
     assert isinstance(peer.ask(batch(1, 3)), Ack)
     print(f"grown by {memory.look() / MIB:.1f} MiB at the most")
     assert memory.look() < 128 * MIB
-    found = refused(sandbox)
-    assert sum(found["frames"].values()) == len(HOSTILE)
+    wait_until(lambda: sum(refused(sandbox, "frames").values()) == len(HOSTILE), 20, sandbox.status)
+    found = sandbox.status()["daemon"]["refused"]
     samples = sorted(sandbox.state.glob("quarantine/*.bin"))
     assert len(samples) == found["samples"] == 16
     assert max(sample.stat().st_size for sample in samples) <= 64 << 10
@@ -129,9 +108,9 @@ def test_a_flood_of_rubbish(sandbox: Sandbox, daemon: Daemon, beside: Beside, pe
             peer.socket.recv()
         memory.look()
     wait_until(
-        lambda: refused(sandbox)["frames"].get("malformed", 0) >= many // 2,
+        lambda: refused(sandbox, "frames").get("malformed", 0) >= many // 2,
         30,
-        lambda: refused(sandbox),
+        sandbox.status,
     )
     assert memory.look() < 64 * MIB
     files = list(sandbox.state.glob("quarantine/*"))
@@ -166,7 +145,7 @@ def test_one_malformed_record_of_a_batch(sandbox: Sandbox, beside: Beside, peer:
     assert _last_ack(peer, Batch(7, 10, whole[6 * len(row(1)) :])) == (10, 2)
     # The whole of it once more, as after a lost ACK: nothing comes twice, and nothing is refused.
     assert _last_ack(peer, Batch(1, 10, data)) == (10, 2)
-    assert refused(sandbox)["records"] == {"malformed": 2}
+    await_refused(sandbox, "records", malformed=2)
     sandbox.drain()
     expected = points([("x", seq, seq / 7) for seq in range(1, 11) if seq not in (5, 6)])
     assert_exactly(read_scalars(sandbox.event_files("hostile")), expected)
@@ -204,7 +183,7 @@ def test_a_client_whose_memory_was_damaged(
     assert stats.acked_bytes == 200 * len(encode_scalars(Scalars(0, 0, 0, (0.5,))))
     books = sandbox.run_status("damaged")["records"]  # type: ignore[index]
     assert (books["durable"], books["dropped"], books["held"]) == (200, 10, 0)
-    assert refused(sandbox)["records"] == {"malformed": 10}
+    await_refused(sandbox, "records", malformed=10)
     beside.served()
 
 
@@ -231,7 +210,7 @@ def test_a_dead_clients_damaged_records(sandbox: Sandbox) -> None:
     assert_exactly(read_scalars(sandbox.event_files("dead")), expected)
     books = sandbox.run_status("dead")["records"]  # type: ignore[index]
     assert (books["durable"], books["dropped"], books["held"]) == (100, 10, 0)
-    assert refused(sandbox)["records"] == {"malformed": 10}
+    await_refused(sandbox, "records", malformed=10)
     assert sandbox.outboxes() == []
 
 
@@ -261,6 +240,6 @@ def test_records_of_every_wrong_kind(sandbox: Sandbox, beside: Beside, peer: Pee
     answer = peer.ask(Batch(seq, seq, row(1)[:8] + b"\x09" + row(1)[9:]))
     assert isinstance(answer, Nack)
     assert answer.code == "refused"
-    assert refused(sandbox)["records"] == {"malformed": len(wrong), "undefined": 1}
+    await_refused(sandbox, "records", malformed=len(wrong), undefined=1)
     assert not isinstance(peer.ask(batch(seq, seq)), (Nack, Reject, Pong))
     beside.served()

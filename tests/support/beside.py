@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
+
+import pytest
 
 from sidestep import client
 
+from .fixtures import Connect
 from .oracle import assert_balanced, assert_booked, assert_exactly, points, read_scalars
-from .sandbox import Sandbox
+from .sandbox import Daemon, Sandbox
 
 
 class Beside:
@@ -50,3 +54,19 @@ class Beside:
         found = self._sandbox.run_status("beside")
         assert found
         assert_booked(found, self._step)
+
+
+@pytest.fixture
+def daemon(sandbox: Sandbox) -> Daemon:
+    """A daemon in the sandbox."""
+    return sandbox.serve()
+
+
+@pytest.fixture
+def beside(sandbox: Sandbox, daemon: Daemon, connect: Connect) -> Iterator[Beside]:
+    """A client that behaves; at the end of each test it has lost nothing."""
+    made = Beside(sandbox, connect("beside"))
+    made.served()
+    yield made
+    assert daemon.process.poll() is None
+    made.assert_whole()

@@ -14,6 +14,9 @@ import zmq
 from sidestep.proto import Batch, Hello, Message, RunSpec, Tags, Welcome, decode, encode
 from sidestep.proto.records import Scalars, encode_scalars
 
+from .sandbox import Sandbox
+from .waiting import wait_until
+
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
 MORE, LONG, COMMAND = 1, 2, 4
 MIB = 1 << 20
@@ -131,3 +134,14 @@ class MemoryOf:
             self.look()
             time.sleep(0.01)
         return self.grown_bytes
+
+
+def refused(sandbox: Sandbox, what: str) -> dict[str, int]:
+    """How many "frames", "records" or "clients" the daemon has refused, by why."""
+    found: dict[str, int] = sandbox.status()["daemon"]["refused"][what]
+    return found
+
+
+def await_refused(sandbox: Sandbox, what: str, **wanted: int) -> None:
+    """Wait until it is so: a peer hears of it a moment before `status` does."""
+    wait_until(lambda: refused(sandbox, what) == wanted, 20, sandbox.status)
