@@ -83,7 +83,7 @@ def test_the_participation_ratio_of_low_rank_survives_float32() -> None:
 
 
 def test_white_noise_reads_its_dimension() -> None:
-    # collapse.md: white, D = 768, n = 256: 768 ± 10.
+    # White, D = 768, n = 256: 768 ± 10.
     found = emitted(torch.randn(256, 768))
     assert pr(found["trace"], found["square"], 256) == pytest.approx(768, abs=30)
 
