@@ -16,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from sidestep.proto import (
@@ -104,7 +105,7 @@ class Ingest(threading.Thread):
         self._adoptions: deque[Adoption] = deque()
         self._adopting: ClientEntry | None = None  # the client of the first of them
         self._next_scan = self._round_began = 0.0
-        self._full = False
+        self._full = self._unsure = False
         self._scan_wanted = self._scanned = self._lost_rounds = 0
         self._alarms: list[tuple[int, Value]] = []  # of this round, with their runs
         self._answers: list[tuple[bytes, Message]] | None = None  # held back for the snapshot
@@ -169,6 +170,8 @@ class Ingest(threading.Thread):
     def _round(self) -> None:
         frames = self._receive()
         now = time.monotonic()
+        if self._unsure and not self._remember():
+            return  # what has come will be sent again
         waiting = self._storage.refuses(now)
         self._clients.credit = 0 if waiting else self._limits.credit_bytes
         before = self._journal.last_row
@@ -314,11 +317,27 @@ class Ingest(threading.Thread):
     def _storage_failed(self, error: sqlite3.Error, now: float) -> None:
         """The disk is full or worse: undo, stop the clients' sending, and try again."""
         self._storage.failed(error, now)
-        self._forget_round(now)
-        self._publish()
-        self._stopping.wait(0.05)
+        self._forget_round()
+        if self._remember():
+            self._stopping.wait(0.05)
 
-    def _forget_round(self, now: float) -> None:
+    def _remember(self) -> bool:
+        """Know what the journal has; until then nobody can be answered."""
+        try:
+            self._journal.rollback()
+            self._clients.forget()
+        except sqlite3.Error as error:
+            self._unsure = True
+            self.snapshot = replace(self.snapshot, storage_error=str(error))
+            if journal_check.is_corrupt(error):
+                self.condemn(str(error))
+            self._stopping.wait(0.05)
+            return False
+        self._unsure = False
+        self._publish()
+        return True
+
+    def _forget_round(self) -> None:
         """Nothing of the failed round happened."""
         for adoption in self._adoptions:
             adoption.close()  # a scan finds it again
@@ -329,10 +348,6 @@ class Ingest(threading.Thread):
         self._held_points.clear()  # said again, as all that was in the round
         self._lost_rounds += 1
         self._own.forget()
-        try:
-            self._clients.forget()
-        except sqlite3.Error as error:
-            self._storage.failed(error, now)
 
     def _send(self, identity: bytes, message: Message) -> None:
         if self._answers is not None:

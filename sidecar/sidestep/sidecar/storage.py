@@ -40,8 +40,10 @@ class Storage:
         self._reserve = os.path.join(self._directory, "reserve")
         self._retry_at = 0.0
         self._pause_s = _RETRY_FIRST_S
-        with suppress(OSError):  # a disk that is nearly full: without, then
+        try:
             self._make_reserve()
+        except OSError:  # a disk that is nearly full: without, then
+            self._give_up_reserve()  # of which some may have been had
 
     def failed(self, error: sqlite3.Error, now: float) -> None:
         """A round could not be written: it is undone."""
@@ -65,13 +67,13 @@ class Storage:
             return True
         # What was given up a moment ago is no room: the next write would fail again. Looked at
         # first, since to try it would take from the sinks what they need just now.
-        found = os.statvfs(self._directory)
-        wanted = 3 * reserve_bytes(self._directory) // 2
         try:
+            found = os.statvfs(self._directory)
+            wanted = 3 * reserve_bytes(self._directory) // 2
             if found.f_blocks and found.f_bavail * found.f_frsize < wanted:
                 raise OSError
             self._make_reserve()
-        except OSError:
+        except OSError:  # full, or away
             self._give_up_reserve()
             self._wait(now)
             return True

@@ -53,6 +53,7 @@ class FailingJournal(Journal):
     """A journal whose disk is full, or slow, for a while."""
 
     full = False
+    unreadable = False
     fast = threading.Event()
 
     def commit(self) -> None:
@@ -63,6 +64,11 @@ class FailingJournal(Journal):
         if FailingJournal.full:
             raise sqlite3.OperationalError("database or disk is full")
         super().begin()
+
+    def runs(self) -> dict[int, RunSpec]:
+        if FailingJournal.unreadable:
+            raise sqlite3.OperationalError("disk I/O error")
+        return super().runs()
 
 
 class Service:
@@ -155,12 +161,12 @@ class Peer:
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    FailingJournal.full = False
+    FailingJournal.full = FailingJournal.unreadable = False
     FailingJournal.fast.set()
     with zmq.Context() as context:
         service = Service(tmp_path, context)
         yield service
-        FailingJournal.full = False
+        FailingJournal.full = FailingJournal.unreadable = False
         FailingJournal.fast.set()
         service.stop()
         for socket in service.sockets:
@@ -333,6 +339,27 @@ def test_a_full_disk_holds_clients_and_loses_nothing(service: Service) -> None:
     peer.socket.send(encode(Ping()))
     assert isinstance(peer.until(Pong), Pong)
     assert service.rows() == [(1,), (2,)]
+
+
+def test_a_disk_that_cannot_be_read_either_is_waited_for(service: Service) -> None:
+    """What the journal has of a client is never taken for nothing."""
+    peer = Peer(service)
+    peer.greet()
+    peer.ask(_batch(1, 2))
+    FailingJournal.full = FailingJournal.unreadable = True
+    peer.socket.send(encode(_batch(3, 3)))
+    stranger = Peer(service, b"b" * 16, run="another")
+    stranger.socket.send(encode(stranger.hello))
+    service.until(lambda s: s.storage_error == "disk I/O error")
+    peer.socket.send(encode(peer.hello))
+    assert not peer.socket.poll(300), "nobody can say what is durable"
+    FailingJournal.full = FailingJournal.unreadable = False
+    service.until(lambda s: s.storage_error != "disk I/O error")
+    again = Peer(service)
+    welcome = again.ask(replace(again.hello, connection=2))
+    assert isinstance(welcome, Welcome)
+    assert welcome.durable_seq == 2
+    assert service.ingest.is_alive()
 
 
 def test_a_goodbye_is_acknowledged_only_once_it_is_stored(service: Service) -> None:
