@@ -128,7 +128,7 @@ class Daemon:
             deadline_s=self._settings.worker_deadline_s,
         )
         cap = BacklogCap(self._reader, self._settings.wandb_backlog_mb << 20, self._log)
-        self._trimming = Trimming(self._supervisor, cap, self._ingest.trim)
+        self._trimming = Trimming(self._supervisor, cap, self._ingest.trim, self._log)
         self._deriving = Deriving(
             self._journal_path, self._settings.alarms, self._ingest.submit, self._log
         )

@@ -7,6 +7,7 @@ has not written; it is closed when the run has ended and everything is written.
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -221,14 +222,14 @@ class Supervisor:
     def _begin(self, sink: SinkHandle) -> None:
         """Find its cursor, or put one where the run's rows begin now."""
         found = cursor_file.find(sink.cursor_path, self._journal)
-        row, sink.gone = self._beginning(sink.run_id)
-        if found is None:
-            found = Cursor(row, sink.gone, journal=self._journal)
-            try:
+        try:
+            row, sink.gone = self._beginning(sink.run_id)
+            if found is None:
+                found = Cursor(row, sink.gone, journal=self._journal)
                 cursor_file.store(sink.cursor_path, found)
-            except OSError as error:
-                sink.state, sink.error = "degraded", f"its cursor cannot be stored: {error}"
-                return
+        except (OSError, sqlite3.Error) as error:
+            sink.state, sink.error = "degraded", f"its cursor cannot be stored: {error}"
+            return
         sink.cursor, sink.begun, sink.unclosed = found, True, _is_unclosed(found)
 
     def _tick_sink(self, sink: SinkHandle, lag: int, live: bool, now: float) -> None:

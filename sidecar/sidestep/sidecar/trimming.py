@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Mapping
 
 from .backlog_cap import CAPPED, BacklogCap
@@ -17,6 +18,7 @@ class Trimming:
         supervisor: knows the sinks.
         cap: what may let go of rows that a sink has not passed.
         trim: has the rows deleted that everybody has passed, by run.
+        log: says something to the daemon's log.
     """
 
     def __init__(
@@ -24,30 +26,50 @@ class Trimming:
         supervisor: Supervisor,
         cap: BacklogCap,
         trim: Callable[[Mapping[int, int]], None],
+        log: Callable[[str], None] = print,
     ) -> None:
         self._supervisor = supervisor
         self._cap = cap
         self._trim = trim
-        self._asked: tuple[Mapping[int, int], int] = {}, 0
+        self._log = log
+        self._asked: dict[int, tuple[int, int]] = {}  # row, and which rows were old then
+        self._lost_rounds = 0
+        self._unmeasured = False
 
     def tick(self, snapshot: Snapshot) -> None:
         """Let go of what has become superfluous."""
         others = {run_id: self._others(run_id, snapshot) for run_id in snapshot.runs}
         capped = [sink for sink in self._supervisor.sinks() if sink.name in CAPPED and sink.begun]
-        self._cap.look(
-            (sink, min(others[sink.run_id], snapshot.old_row))
-            for sink in capped
-            if sink.run_id in others
-        )
+        try:
+            self._cap.look(
+                (sink, min(others[sink.run_id], snapshot.old_row))
+                for sink in capped
+                if sink.run_id in others
+            )
+            self._unmeasured = False
+        except sqlite3.Error as error:  # measured in a later tick; nothing leaves unmeasured
+            if not self._unmeasured:
+                self._log(f"what waits for one sink alone cannot be measured: {error}")
+            self._unmeasured = True
         passed = dict(others)
         for sink in self._supervisor.sinks():
             if sink.name in CAPPED and sink.run_id in passed:
                 passed[sink.run_id] = min(passed[sink.run_id], self._cap.passed(sink))
-        # A round of ingest's that failed has forgotten what it was asked.
-        asked = passed, snapshot.lost_rounds
-        if asked != self._asked:
-            self._asked = asked
-            self._trim(passed)
+        if snapshot.lost_rounds != self._lost_rounds:
+            # A round of ingest's that failed has forgotten what it was asked.
+            self._lost_rounds = snapshot.lost_rounds
+            self._asked.clear()
+        old = snapshot.old_row
+        # Of a run that rests nothing more can leave, once it has nothing of recent history.
+        if any(self._asked.get(run_id, (-1, 0))[0] != row for run_id, row in passed.items()):
+            wanted = {run_id: row for run_id, row in passed.items() if self._may_have(run_id, row)}
+            self._asked.update({run_id: (row, old) for run_id, row in wanted.items()})
+            self._trim(wanted)
+
+    def _may_have(self, run_id: int, row: int) -> bool:
+        """Whether the run may have rows to let go that were not asked for, or were not old."""
+        asked, old = self._asked.get(run_id, (-1, 0))
+        return row != asked or asked > old
 
     def _others(self, run_id: int, snapshot: Snapshot) -> int:
         """The row up to which everybody who reads a run has come, capped sinks left aside."""

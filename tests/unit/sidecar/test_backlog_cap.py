@@ -191,3 +191,32 @@ def test_a_sink_that_is_wanted_later_has_dropped_nothing(world: World) -> None:
     assert world.sink(a).dropped == 0
     world.work(a, "wandb", 10)
     assert world.sink(a).dropped == 0
+
+
+def test_a_run_that_rests_is_not_asked_about_for_ever(world: World) -> None:
+    """Ingest looks at each run that it is asked about, and a journal may know thousands."""
+    asked: list[dict[int, int]] = []
+    world.trimming._trim = lambda passed: asked.append(dict(passed))  # type: ignore[assignment]
+    for run_id in (1, 2):
+        world.append(run_id, 1, 10)
+    for run_id in (1, 2):
+        for name in ("tensorboard", "wandb"):
+            world.work(run_id, name, 9)
+    world.tick()
+    for _ in range(3):
+        world.append(1, 1, 10)
+        for name in ("tensorboard", "wandb"):
+            world.work(1, name, 9)
+        world.tick()
+    assert asked[0].keys() == {1, 2}
+    assert [passed.keys() for passed in asked[1:]] == [{1}] * 3
+
+
+def test_a_journal_that_cannot_be_measured_ends_nobody(world: World) -> None:
+    world.append(1, 1, 10)
+    world.work(1, "tensorboard", 9)
+    world.reader.close()  # sqlite3.ProgrammingError from now on
+    world.trimming._log = world.logged.append
+    for _ in range(3):
+        world.tick()
+    assert sum("cannot be measured" in line for line in world.logged) == 1
