@@ -3,7 +3,7 @@
 PYTHON ?= python3
 ARGS ?=
 # Test processes at a time; most of the tests' time is spent on waiting for processes to start.
-JOBS ?= 2
+JOBS ?= 3
 # Printed with the command that uses it, so that a failure of a property test can be repeated.
 SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 # How long `make chaos` causes faults, and `make fuzz` searches in each target.

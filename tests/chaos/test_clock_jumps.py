@@ -115,6 +115,8 @@ def test_of_all_processes(sandbox: Sandbox, train: Train, clock: ShiftedClock) -
     print(f"{EMITS} emits over four jumps in {took_s:.1f} s; {len(system)} samples of the machine")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(180)
 def test_between_two_daemons(sandbox: Sandbox, train: Train, clock: ShiftedClock) -> None:
     """Killed, and started again an hour earlier: it goes on in the same file where it stood."""
     env: dict[str, Any] = clock.env()

@@ -255,6 +255,8 @@ def test_put_aside_again_and_again(tmp_path: Path) -> None:
 # --- a real daemon -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(180)
 def test_the_newest_rows_are_lost(sandbox: Sandbox, connect: Connect) -> None:
     """As after a power cut: sinks have passed the journal's end, and yet what is new is written."""
     daemon = sandbox.serve()

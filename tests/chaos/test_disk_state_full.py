@@ -89,6 +89,8 @@ def test_filled_by_others(sandbox: Sandbox, disk: SmallDisk, connect: Connect) -
     print(f"{made.stats()}, {held.held} held meanwhile")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(180)
 def test_filled_by_the_journal_itself(sandbox: Sandbox, disk: SmallDisk, connect: Connect) -> None:
     """A sink that cannot write lets the journal fill its disk; it shrinks when the sink can."""
     sandbox.logs.write_text("not a directory")

@@ -61,7 +61,10 @@ def connections(endpoint: str, many: int) -> list[socket.socket]:
     return made
 
 
-@pytest.mark.parametrize("where", ["data", "control", "feed"])
+@pytest.mark.parametrize(
+    "where",
+    ["data", *(pytest.param(other, marks=pytest.mark.slow) for other in ("control", "feed"))],
+)
 def test_more_connections_than_descriptors(
     sandbox: Sandbox, scarce: subprocess.Popen[bytes], connect: Connect, where: str
 ) -> None:

@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -17,6 +18,10 @@ from .sandbox import Sandbox
 from .waiting import wait_until
 
 _ROWS, _COLUMNS = 40, 120
+
+
+def _heed_hangup() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 class Terminal:
@@ -38,6 +43,8 @@ class Terminal:
             stdin=slave,
             stdout=slave,
             stderr=slave,
+            # Whoever runs the tests may ignore it (`nohup`), and a child would inherit that.
+            preexec_fn=_heed_hangup,  # noqa: PLW1509 - it calls nothing that takes a lock
         )
         os.close(slave)
         self._said = bytearray()
