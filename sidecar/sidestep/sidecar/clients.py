@@ -176,7 +176,9 @@ class Clients:
             adopting: runs of dead clients whose outboxes are still being read.
             now: monotonic time.
         """
-        settled = list(self.attempts.settle({(s.name, s.log_dir) for s in adopting}, now))
+        runs = {(s.name, s.log_dir) for s in adopting}
+        # While the disk is full nobody has looked yet who is dead.
+        settled = [] if self.attempts.scan_wanted else list(self.attempts.settle(runs, now))
         for entry in settled:
             self.published.touch(entry)
             entry.session.credit = self.credit

@@ -124,6 +124,7 @@ class Node:
         self.said: list[str] = []
         self.sent: list[tuple[bytes, Message]] = []
         self.made = 0
+        self.look_wanted = False
         self._open()
 
     def _open(self) -> None:
@@ -146,14 +147,25 @@ class Node:
         self._open()
 
     def round(
-        self, peer: Peer, *messages: Message, adopting: Sequence[RunSpec] = (), lose: bool = False
+        self,
+        peer: Peer,
+        *messages: Message,
+        adopting: Sequence[RunSpec] = (),
+        lose: bool = False,
+        look: bool = True,
     ) -> list[Message]:
-        """One round of ingest with messages of a client; what it is answered."""
+        """One round of ingest with messages of a client; what it is answered.
+
+        With `look` it looks through the outboxes of the dead, which it does not on a full disk.
+        """
         self.sent.clear()
         self.now += 0.01
         touched: list[ClientEntry | None] = [
             self.clients.receive(peer.uuid, message, self.now) for message in messages
         ]
+        self.look_wanted = self.clients.attempts.scan_wanted
+        if look:
+            self.clients.attempts.scan_wanted = False
         touched += self.clients.settle(adopting, self.now)
         self.clients.look_after(self.now)
         self.clients.store()
@@ -400,7 +412,7 @@ def welcome_credit(answers: list[Message]) -> int:
 def test_a_new_client_has_credit_at_once(node: Node) -> None:
     peer = Peer(b"p" * 16)
     assert welcome_credit(node.round(peer, peer.hello())) == Limits().credit_bytes
-    assert node.clients.attempts.scan_wanted
+    assert node.look_wanted
 
 
 def test_a_new_client_waits_for_the_outbox_of_the_dead(node: Node) -> None:
@@ -536,3 +548,19 @@ def test_run_entries_have_what_a_purge_needs(node: Node) -> None:
     node.own.purge(run, 7)
     node.journal.commit()
     assert node.purges() == [7]
+
+
+def test_nobody_joins_an_attempt_before_the_dead_were_looked_for(tmp_path: Path) -> None:
+    """On a full disk no outbox is read, and who lies there seems to live."""
+    node = Node(tmp_path / "journal.sqlite")
+    outbox = tmp_path / "dead.outbox"
+    outbox.touch()
+    first = node.connect(outbox=str(outbox))
+    node.emit(first, LOSS, *range(10))
+    second = Peer(b"s" * 16)
+    node.round(second, second.hello(), look=False)
+    assert node.entry(second).trail.attempt == 0
+    outbox.unlink()
+    node.lose(first)
+    assert isinstance(node.round(second, Ping())[-1], Ack)
+    assert node.entry(second).trail.attempt == 2
