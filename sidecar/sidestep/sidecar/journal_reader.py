@@ -103,8 +103,9 @@ class JournalReader:
 
     def tag_sets(self, client_id: int, refresh: bool = False) -> Mapping[int, tuple[str, ...]]:
         """A client's tag sets; asks the database again only with `refresh`."""
+        new = client_id not in self._tag_sets
         known = self._tag_sets.setdefault(client_id, {})
-        if refresh or not known:
+        if refresh or new:
             # They are numbered in their order: what is new has higher numbers, as a rule.
             after = max(known, default=-1)
             if not self._read_tag_sets(client_id, after, known) and after >= 0:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sidestep.proto import RunSpec
+from sidestep.sidecar import journal as journal_module
 from sidestep.sidecar.journal import ClientRow, Journal
 from sidestep.sidecar.journal_reader import JournalReader, rows_iterator
 from tests.support.full_disk import file_size_limit
@@ -145,6 +146,27 @@ def test_trimming_keeps_what_was_not_passed_what_is_recent_and_the_newest(path: 
     assert kept[-1] == 10
     assert 3 <= len(kept) <= 5
     journal.close()
+
+
+def test_large_rows_leave_a_few_at_a_time(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transaction that deletes gigabytes is one in which nobody is answered."""
+    monkeypatch.setattr(journal_module, "_TRIM_BYTES", 250)
+    journal = Journal(path, history_bytes=0)
+    journal.begin()
+    runs = [journal.put_run(RunSpec(name, "/logs")) for name in "ab"]
+    for run_id in runs * 4:
+        journal.append(run_id, 1, 1, bytes(100))
+    passed = dict.fromkeys(runs, journal.last_row)
+    journal.trim({})
+    journal._floor = journal.last_row
+    left: list[int] = []
+    more = True
+    while more:
+        more = journal.trim(passed)
+        left.append(journal._number("SELECT count(*) FROM batches"))
+    journal.commit()
+    journal.close()
+    assert left == [5, 2, 2]  # three of each may go
 
 
 def test_a_restarted_journal_trims_what_an_earlier_one_left(path: str) -> None:
