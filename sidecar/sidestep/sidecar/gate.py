@@ -20,6 +20,7 @@ from sidestep.proto.keys import KEY_BYTES, ZAP_DOMAIN
 _ADDRESS: Final = "inproc://zeromq.zap.01"
 _POLL_MS: Final = 250
 _SAY_EVERY_S: Final = 10.0
+_PAUSE_S: Final = 0.05
 FAILURES: Final = (
     zmq.Event.HANDSHAKE_FAILED_NO_DETAIL
     | zmq.Event.HANDSHAKE_FAILED_PROTOCOL
@@ -80,6 +81,7 @@ class Gate(threading.Thread):
             except Exception as error:  # noqa: BLE001 - a monitor that nobody reads stops ZeroMQ
                 self._cause = f"{type(error).__name__}: {error}"
                 self._unsaid += 1
+                self._stopping.wait(_PAUSE_S)
         self._socket.unbind(_ADDRESS)  # at once, for the next gate; closing takes its time
         self._socket.close(linger=0)
         if self._monitor is not None:
