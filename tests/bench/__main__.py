@@ -16,6 +16,7 @@ from tests.bench import wandb_faults
 from tests.bench.harness import run_all
 from tests.bench.machine import describe_machine
 from tests.bench.metrics import ROWS
+from tests.bench.more_systems import ALL_SYSTEMS, MORE_SYSTEMS
 from tests.bench.plan import selected, steps
 from tests.bench.report import as_json, render
 from tests.bench.summary import Ratios, lost_ratios, stored_ratios, summarize
@@ -55,10 +56,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--systems",
-        type=names(list(SYSTEMS)),
+        type=names(list(ALL_SYSTEMS)),
         default=list(SYSTEMS),
         metavar="A,B",
-        help=f"only these: {', '.join(SYSTEMS)}",
+        help=f"only these: {', '.join(SYSTEMS)}; also, if installed: {', '.join(MORE_SYSTEMS)}",
     )
     parser.add_argument(
         "--rounds", type=positive, help="rounds of every workload (default: by workload)"

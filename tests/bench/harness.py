@@ -23,9 +23,9 @@ from typing import Final, Self
 import psutil
 
 from tests.bench.metrics import Metric
+from tests.bench.more_systems import ALL_SYSTEMS
 from tests.bench.plan import WORKLOADS, Step, applies
 from tests.bench.readers import check_scalars
-from tests.bench.systems import SYSTEMS
 from tests.bench.trial import REPORT, Report
 from tests.bench.workloads import number_pool
 
@@ -99,7 +99,7 @@ def run_trial(step: Step, directory: Path) -> dict[str, float]:
     Raises:
         TrialError: it failed, did not end, left something running, or lost data.
     """
-    system = SYSTEMS[step.system]()
+    system = ALL_SYSTEMS[step.system]()
     directory.mkdir()
     log = directory / "output.txt"
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("SIDESTEP_", "WANDB_"))}
@@ -196,7 +196,7 @@ def kill_descendants() -> None:
 def _check(step: Step, directory: Path, steps: int) -> None:
     """Check that the files hold all that was logged, so that no figure stands for lost data."""
     workload = WORKLOADS[step.workload]
-    written = SYSTEMS[step.system]().written(directory, few=workload.few)
+    written = ALL_SYSTEMS[step.system]().written(directory, few=workload.few)
     if written is None:
         return
     try:

@@ -10,6 +10,7 @@ from tests.bench.delivery import latency
 from tests.bench.lifecycle import fresh_import, ready
 from tests.bench.loops import GIL_NUMBERS, gil, loop
 from tests.bench.metrics import METRICS, Metric
+from tests.bench.more_systems import MORE_SYSTEMS
 from tests.bench.payloads import payloads
 from tests.bench.summary import FLOOR
 from tests.bench.systems import SYSTEMS
@@ -24,9 +25,10 @@ from tests.bench.workloads import (
 )
 
 _PEERS: Final = ("sidestep", "SummaryWriter", "tensorboardX", "wandb")
+_MORE: Final = dict.fromkeys(MORE_SYSTEMS, (300, 100))
 
 WORKLOADS: Final[Mapping[str, Workload]] = {
-    "import": Workload(fresh_import, dict.fromkeys(_PEERS, (0, 0)), opened=False),
+    "import": Workload(fresh_import, dict.fromkeys((*_PEERS, *MORE_SYSTEMS), (0, 0)), opened=False),
     # Sizes are steps of 20 numbers, so many that the slow take seconds; sidestep's must fit its
     # outbox (64 MiB, 200 bytes a step), or the burst would measure how the sinks keep up.
     "burst": Workload(
@@ -37,6 +39,7 @@ WORKLOADS: Final[Mapping[str, Workload]] = {
             "tensorboardX": (1_000, 300),
             "wandb": (2_000, 500),
             "empty": (50_000, 20_000),
+            **_MORE,
         },
     ),
     "wide": Workload(
@@ -62,10 +65,10 @@ WORKLOADS: Final[Mapping[str, Workload]] = {
         },
         rounds=2,
     ),
-    "paced": Workload(paced, dict.fromkeys(SYSTEMS, (600, 200)), few=True),
+    "paced": Workload(paced, {**dict.fromkeys(SYSTEMS, (600, 200)), **_MORE}, few=True),
     # These are seconds.
     "stopped": Workload(stopped, {"sidestep": (10, 2), "wandb": (3, 2), "empty": (5, 2)}, rounds=2),
-    "loop": Workload(loop, dict.fromkeys(SYSTEMS, (500, 150)), rounds=2, few=True),
+    "loop": Workload(loop, {**dict.fromkeys(SYSTEMS, (500, 150)), **_MORE}, rounds=2, few=True),
     "gil": Workload(
         gil,
         {

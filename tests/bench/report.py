@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from tests.bench.metrics import METRICS, RATIO_GOALS, Metric
+from tests.bench.more_systems import ALL_SYSTEMS
 from tests.bench.summary import FLOOR, OURS, Spread, Summary
-from tests.bench.systems import SYSTEMS
 
 _TIME_UNITS: Final = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 _RATE_UNITS: Final = ((1e6, "M/s"), (1e3, "k/s"), (1.0, "/s"))
@@ -52,7 +52,7 @@ def render(
 ) -> str:
     """The whole report as markdown."""
     shown = [metric for metric in metrics if metric.key in summary.values]
-    columns = [name for name in SYSTEMS if any(name in summary.values[m.key] for m in shown)]
+    columns = [name for name in ALL_SYSTEMS if any(name in summary.values[m.key] for m in shown)]
     parts = [
         "## Machine\n",
         "\n".join(f"- {name}: {text}" for name, text in machine.items()),
@@ -61,7 +61,7 @@ def render(
         "\n## Ratios: how many times better sidestep is, in the same round (lowest–highest)\n",
         _ratios(summary, shown, [name for name in columns if name not in (OURS, FLOOR)]),
         "\n## Notes\n",
-        "\n".join(f"- {name}: {SYSTEMS[name].note}" for name in columns),
+        "\n".join(f"- {name}: {ALL_SYSTEMS[name].note}" for name in columns),
     ]
     if errors:
         parts += ["\n## Trials that failed\n", "\n".join(f"- {error}" for error in errors)]

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import Final, TypedDict
 
+from tests.bench.more_systems import ALL_SYSTEMS
 from tests.bench.plan import WORKLOADS
-from tests.bench.systems import SYSTEMS
 from tests.bench.workloads import Trial, number_pool
 
 REPORT: Final = "report.json"
@@ -35,7 +35,7 @@ class Report(TypedDict):
 
 def run(workload_name: str, system_name: str, directory: Path, size: int) -> Report:
     """Run one trial in this process."""
-    workload, system = WORKLOADS[workload_name], SYSTEMS[system_name]()
+    workload, system = WORKLOADS[workload_name], ALL_SYSTEMS[system_name]()
     metrics: dict[str, float] = {}
     if workload.opened:
         system.load()

@@ -12,6 +12,7 @@ import pytest
 
 from tests.bench import __main__ as command
 from tests.bench.metrics import METRICS, RATIO_GOALS, Metric
+from tests.bench.more_systems import ALL_SYSTEMS
 from tests.bench.plan import WORKLOADS, Step, applies, selected, steps
 from tests.bench.readers import (
     EventTail,
@@ -22,7 +23,6 @@ from tests.bench.readers import (
 )
 from tests.bench.report import as_json, render, show, show_spread, table
 from tests.bench.summary import Spread, lost_ratios, quantile, stored_ratios, summarize
-from tests.bench.systems import SYSTEMS
 from tests.bench.workloads import NUMBERS, describe, number_pool
 
 SAMPLES = {
@@ -219,7 +219,7 @@ def test_every_metric_has_a_workload_and_every_goal_a_metric() -> None:
     assert {metric.workload for metric in METRICS} == set(WORKLOADS)
     assert {key for key, _ in RATIO_GOALS} <= set(keys)
     for workload in WORKLOADS.values():
-        assert set(workload.sizes) <= set(SYSTEMS)
+        assert set(workload.sizes) <= set(ALL_SYSTEMS)
 
 
 def test_rows_choose_metrics_and_rounds_rotate_the_systems() -> None:
