@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -191,7 +191,7 @@ def shares(total: int, parts: int) -> list[int]:
 
 
 @contextmanager
-def node(base: Path, spec: Spec) -> Iterator[Node]:
+def node(base: Path, spec: Spec) -> Generator[Node]:
     """A node while it is needed."""
     directory = Path(tempfile.mkdtemp(dir=base))
     made = Node(directory, spec)

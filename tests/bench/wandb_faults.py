@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from typing import Any, Final
 
@@ -139,7 +139,7 @@ def _settled(sandbox: Sandbox, way: str) -> Callable[[], Any]:
 
 
 @contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+def _environment(variables: Mapping[str, str]) -> Generator[None]:
     before = dict(os.environ)
     os.environ.update(variables)
     try:
