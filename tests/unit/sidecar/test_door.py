@@ -72,6 +72,8 @@ def test_a_crowd_that_speaks_at_once_is_heard_one_after_the_other(
             left[(peer := socket.socket(socket.AF_UNIX))] = introduction + frame
             peer.connect(str(tmp_path / "s"))
             peer.setblocking(False)
+        door.receive(100, 1 << 20)
+        assert len(door) == 20
         came = 0
         deadline = time.monotonic() + 20
         while came + len(refused) < (20 if ends else 10) and time.monotonic() < deadline:
