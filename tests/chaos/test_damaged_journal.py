@@ -19,6 +19,7 @@ from sidestep.sidecar.journal_reader import JournalReader, Row
 from tests.support.fixtures import Connect
 from tests.support.oracle import assert_exactly, points, read_scalars
 from tests.support.sandbox import Sandbox
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(120)]
 
@@ -316,3 +317,21 @@ def test_damage_that_is_met_while_it_is_read(sandbox: Sandbox, connect: Connect)
     assert "put aside" in sandbox.cli("status").stdout
     found = read_scalars(sandbox.event_files("met"))
     assert_exactly(found, points(("a", step, float(step)) for step in range(20, 40)))
+
+
+def test_deleted_while_it_is_in_use(sandbox: Sandbox, connect: Connect) -> None:
+    """What is acknowledged is in a journal that somebody will read, or nobody acknowledges."""
+    daemon = sandbox.serve()
+    made = connect("deleted")
+    made.emit({"a": 0.0}, step=0)
+    assert made.flush(30)
+    sandbox.drain()
+    shutil.rmtree(sandbox.state)
+    wait_until(lambda: daemon.process.poll() is not None, 30, "the daemon goes on")
+    assert "deleted or replaced while it was in use" in daemon.said()
+    made.emit({"a": 1.0}, step=1)
+    sandbox.serve()
+    assert made.finish(30)
+    sandbox.drain()
+    written = points([("a", 0, 0.0), ("a", 1, 1.0)])
+    assert_exactly(read_scalars(sandbox.event_files("deleted")), written)

@@ -161,7 +161,7 @@ class Ingest(threading.Thread):
         self._publish()
         self.ready.set()
         try:
-            while not self._stopping.is_set():
+            while not self._stopping.is_set() and not self._storage.gone(time.monotonic()):
                 self._round()
         finally:
             self._gates.close()

@@ -19,6 +19,7 @@ from .journal_file import reserve_bytes
 
 _RETRY_FIRST_S: Final = 0.25
 _RETRY_LAST_S: Final = 2.0
+_LOOK_S: Final = 1.0
 
 
 class Storage:
@@ -38,7 +39,8 @@ class Storage:
         self._log = log
         self._directory = os.path.dirname(journal.path) or "."
         self._reserve = os.path.join(self._directory, "reserve")
-        self._retry_at = 0.0
+        self._retry_at = self._look_at = 0.0
+        self._file = self._identity()
         self._pause_s = _RETRY_FIRST_S
         try:
             self._make_reserve()
@@ -58,6 +60,31 @@ class Storage:
             self._journal.shorten_history()
         except sqlite3.Error:
             pass  # the same trouble; reading goes on all the same
+
+    def gone(self, now: float) -> bool:
+        """Whether the journal is no longer where it was: what is written to it nobody would find.
+
+        Looked at once a second; a disk that does not answer is `refuses`' trouble.
+        """
+        if now < self._look_at:
+            return False
+        self._look_at = now + _LOOK_S
+        try:
+            if self._identity() == self._file:
+                return False
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return False
+        self._log(
+            f"the journal {self._journal.path} was deleted or replaced while it was in use: "
+            "nothing more is taken, and the daemon leaves; the next one begins anew"
+        )
+        return True
+
+    def _identity(self) -> tuple[int, int]:
+        found = os.stat(self._journal.path)
+        return found.st_dev, found.st_ino
 
     def refuses(self, now: float) -> bool:
         """Whether nothing of clients may be written in this round; tries it when it is time."""
