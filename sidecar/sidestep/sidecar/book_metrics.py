@@ -63,6 +63,8 @@ class BookMetrics:
                 return
             self._next = now + min(_FIRST_S, self._interval_s)
         living = {run.id for run, _ in live}
+        for run_id in living:
+            self._told.setdefault(run_id, {})  # it may have gone when it is time
         for run_id in self._told.keys() - living:
             told = self._told.pop(run_id)
             # Its curves shall end with what its clients said last.

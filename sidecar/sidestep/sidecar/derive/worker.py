@@ -138,6 +138,8 @@ class Worker:
 
         part = Part(run_id)
         try:
+            if row.damaged:
+                raise RemoteProtocolError("malformed", "its checksum is another")
             points = list(read_points(row.data, self._tag_sets(row)))
         except RemoteProtocolError as error:
             part.refuse(f"journal row {row.id}", error)
