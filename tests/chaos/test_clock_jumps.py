@@ -71,6 +71,8 @@ def test_of_all_processes(sandbox: Sandbox, train: Train, clock: ShiftedClock) -
     )
     run.await_begun(1)
     with sandbox.popen("tail", "jumps", "--json", "--history", "1000", **env) as tail:
+        assert tail.stdout
+        lines = [tail.stdout.readline()]  # it is there: what comes now it will show
         began = time.monotonic()
         for number, shift_s in enumerate(STAGES):
             clock.shift(shift_s)
@@ -84,8 +86,6 @@ def test_of_all_processes(sandbox: Sandbox, train: Train, clock: ShiftedClock) -
         run.record["limit"] = 0
         stats = run.finished()
         took_s = time.monotonic() - began
-        assert tail.stdout
-        lines: list[str] = []
         while len([line for line in lines if '"train/' in line]) < EMITS * TAGS:
             lines.append(tail.stdout.readline())
         tail.terminate()
