@@ -118,6 +118,15 @@ def test_killed_at_every_effect(bench: Bench, sink: str) -> None:
         bench.check(sink, fault)
 
 
+@pytest.mark.parametrize("sink", SINKS)
+def test_the_last_cursor_cannot_be_stored_and_then_it_is_killed(bench: Bench, sink: str) -> None:
+    """What it says is written after that is what the next one finds."""
+    last = len(bench.effects[sink])
+    for number in range(last - 3, last + 1):
+        full = Fault(number, 0, errno.ENOSPC, 1)
+        bench.check(sink, full, Fault(1, 0))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sink", SINKS)
 def test_killed_at_every_part_of_every_effect(bench: Bench, sink: str) -> None:

@@ -171,14 +171,15 @@ class Worker:
         for row in rows:
             self._sink.write(self._points(row))
         state = self._sink.commit()
-        self._cursor = replace(
-            self._cursor,
-            row=rows[-1].id,
-            total=rows[-1].total,
-            state=state,
-            dropped=self._cursor.dropped + gone,
+        self._store(
+            replace(
+                self._cursor,
+                row=rows[-1].id,
+                total=rows[-1].total,
+                state=state,
+                dropped=self._cursor.dropped + gone,
+            )
         )
-        cursor_file.store(self._cursor_path, self._cursor)
         self._say("ok")
         return True
 
@@ -207,8 +208,12 @@ class Worker:
         return []
 
     def _save_state(self, state: Any) -> None:
-        self._cursor = replace(self._cursor, state=state)
-        cursor_file.store(self._cursor_path, self._cursor)
+        self._store(replace(self._cursor, state=state))
+
+    def _store(self, cursor: Cursor) -> None:
+        # What is not on the disk is not so: rows would leave the journal that are needed again.
+        cursor_file.store(self._cursor_path, cursor)
+        self._cursor = cursor
 
     def _close(self, finished: bool) -> None:
         if self._sink is not None:
