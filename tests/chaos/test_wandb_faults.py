@@ -101,10 +101,7 @@ def test_every_way_in_which_wandb_can_fail(
             sink = await_said(sandbox, run)
             assert sink["dropped"] == sink["skipped"] == 0
         answer = json.dumps(sandbox.status())
-        shown = sandbox.cli("status").stdout
-        for run in runs:
-            state, sentence = SAID[run]
-            assert re.search(f"{run}: wandb {state}.*{sentence}", shown), shown
+        shown = "".join(await_shown(sandbox, run) for run in runs)
         assert API_KEY not in answer + shown + daemon.said()
         # It stays visible while it is being tried again.
         seen = {sink_of(sandbox, "failing")["state"] for _ in range(200)}
@@ -133,6 +130,20 @@ def await_said(sandbox: Sandbox, run: str) -> dict[str, Any]:
 
     wait_until(said, 90, lambda: f"{state}: {sentence}; last: {sink_of(sandbox, run)}", 0.1)
     return sink_of(sandbox, run)
+
+
+def await_shown(sandbox: Sandbox, run: str) -> str:
+    """Wait until `status` says it in words: what is opened and refused again is well in between."""
+    state, sentence = SAID[run]
+    shown = ""
+
+    def said() -> bool:
+        nonlocal shown
+        shown = sandbox.cli("status").stdout
+        return re.search(f"{run}: wandb {state}.*{sentence}", shown) is not None
+
+    wait_until(said, 60, lambda: shown, 0.1)
+    return shown
 
 
 def await_closed(sandbox: Sandbox, run: str) -> dict[str, Any]:

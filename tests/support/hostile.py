@@ -11,7 +11,7 @@ from typing import Self
 import psutil
 import zmq
 
-from sidestep.proto import Batch, Hello, Message, RunSpec, Tags, Welcome, decode, encode
+from sidestep.proto import Ack, Batch, Hello, Message, RunSpec, Tags, Welcome, decode, encode
 from sidestep.proto.records import Scalars, encode_scalars
 
 from .sandbox import Sandbox
@@ -98,6 +98,8 @@ class Peer:
     def greet(self, *tags: str) -> Welcome:
         """HELLO, and TAGS of one set if there are any."""
         welcome = self.ask(self.hello)
+        while isinstance(welcome, Ack):  # of a welcome before this one
+            welcome = self.next()
         assert isinstance(welcome, Welcome), welcome
         if tags:
             self.say(Tags(0, (tags,)))
