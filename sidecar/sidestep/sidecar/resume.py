@@ -93,8 +93,11 @@ class Trail:
 
     def packed(self) -> bytes:
         """As it is stored."""
-        kept = sorted(self.curves, key=lambda one: -self.curves[one].records)[:_STORED_CURVES]
-        stored = [(i, c.records, c.furthest) for i, c in self.curves.items() if i in kept]
+        stored = [(i, c.records, c.furthest) for i, c in self.curves.items()]
+        if len(stored) > _STORED_CURVES:
+            most = sorted(self.curves, key=lambda one: -self.curves[one].records)
+            kept = frozenset(most[:_STORED_CURVES])
+            stored = [curve for curve in stored if curve[0] in kept]
         head = (self.attempt, self.settled, self.resumed, self.front)
         return cast("bytes", msgpack.packb([*head, stored]))
 
