@@ -156,7 +156,7 @@ def test_what_is_not_archived_is_said(sandbox: Sandbox, connect: Connect) -> Non
     # A bit that flipped afterwards: what is before it is written, and the loss is said.
     (path,) = (sandbox.logs / "scalars" / "behind").iterdir()
     data = bytearray(path.read_bytes())
-    data[data.rindex(struct.pack("<q", int(T0 * 1e9)))] ^= 1  # the daemon's own may come after it
+    data[data.rindex(struct.pack("<q", int(T0) * 10**9 + 250_000_000))] ^= 1  # not the daemon's own
     path.write_bytes(data)
     asked = sandbox.cli("export", "behind", "--format", "jsonl")
     assert asked.returncode == 1
