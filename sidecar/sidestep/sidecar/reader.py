@@ -13,10 +13,10 @@ with what is here, and so can be a notebook::
         ...
 
 Memory does not grow with the length of a run: a file is read in pieces of 1 MiB, and small blocks
-are put together while they lie in one piece. What was emitted after the call is left out. A file
-whose end is torn, or in which a bit was flipped, gives all that comes before; what could not be
-read is noted in `Run.damage`, and the next file is gone on with. Every number has passed a
-checksum.
+are put together while they lie in one piece, those of many tag sets in turn while all have 4 MiB
+together. What was emitted after the call is left out. A file whose end is torn, or in which a bit
+was flipped, gives all that comes before; what could not be read is noted in `Run.damage`, and the
+next file is gone on with. Every number has passed a checksum.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Run:
 
         Yields:
             Blocks of at least one row: `steps` and `times_ns`, int64, shape (n,); `values`,
-            float64, shape (n, k); at most about 2 MiB. The points of one tag come in the order in
+            float64, shape (n, k); at most about 6 MiB. The points of one tag come in the order in
             which the daemon took them.
 
         Raises:

@@ -17,6 +17,11 @@ from .sinks import archive_format as form
 _HEAD_WORDS: Final = form.BODY_HEAD.size // 8
 _ALL: Final = slice(None)
 
+_FEW: Final = 64
+_HELD_BYTES: Final = 4 << 20
+"""Bodies of more tag sets than a few are held until they have so many bytes: of a loop that emits
+thousands of dicts in turn, a megabyte of the file holds one or two rows of each."""
+
 
 @dataclass(frozen=True, slots=True)
 class Filter:
@@ -60,6 +65,8 @@ class BlockReader:
         self._wanted = wanted
         self._tag_sets: list[_TagSet] = []
         self._open: list[_TagSet] = []  # those that have bodies, in the order of their first one
+        self._open_tags: set[str] = set()
+        self._open_bytes = 0
 
     def blocks(self) -> Iterator[ScalarBlock]:
         """Yield the blocks; why it is not all of the file, `frames.problem` says."""
@@ -77,8 +84,10 @@ class BlockReader:
                     rest = sum(len(one) + form.FRAME_BYTES for one in bodies[number:])
                     self._frames.problem = str(error)
                     break
-            yield from self._put_together()
+            if len(self._open) <= _FEW or self._open_bytes >= _HELD_BYTES:
+                yield from self._put_together()
             self._frames.offset -= rest
+        yield from self._put_together()
 
     def _take(self, body: bytes) -> Iterator[ScalarBlock]:
         kind, number, rows, width = form.head_of(body)
@@ -96,10 +105,12 @@ class BlockReader:
             return
         if not tag_set.bodies:
             # Blocks of different tag sets change places only where no tag could notice it.
-            if any(not set(one.wanted).isdisjoint(tag_set.wanted) for one in self._open):
+            if not self._open_tags.isdisjoint(tag_set.wanted):
                 yield from self._put_together()
             self._open.append(tag_set)
+            self._open_tags.update(tag_set.wanted)
         tag_set.bodies.append(body)
+        self._open_bytes += len(body)
 
     def _define(self, body: bytes) -> None:
         number, tags, _ = form.tags_of(body)
@@ -116,6 +127,8 @@ class BlockReader:
             if len(block.steps):
                 yield block
         self._open.clear()
+        self._open_tags.clear()
+        self._open_bytes = 0
 
     def _selected(self, tag_set: _TagSet) -> ScalarBlock:
         steps, times, values = _columns(tag_set.bodies, len(tag_set.tags))

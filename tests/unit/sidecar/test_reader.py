@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sidestep.proto.naming import safe_name
-from sidestep.sidecar import reader_frames
+from sidestep.sidecar import reader_blocks, reader_frames
 from sidestep.sidecar.points import Points
 from sidestep.sidecar.reader import Run, find_run, runs
 from sidestep.sidecar.sinks import archive_format as form
@@ -195,6 +196,46 @@ def test_small_blocks_are_put_together(home: Home) -> None:
     home.write(*(one(step, tag) for step in range(5000) for tag in ("a", "b")))
     blocks = list(home.archive().blocks())
     assert len(blocks) == 2 * -(-10_000 * 56 // (1 << 20))
+
+
+def calls_of(work: Callable[[], object]) -> int:
+    """How many functions `work` calls, those in C among them."""
+    calls = 0
+
+    def count(_frame: object, event: str, _arg: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_thousands_of_tag_sets_in_turn_are_no_more_work_than_a_few(tmp_path: Path) -> None:
+    calls: list[int] = []
+    for count in (100, 1000):
+        home = Home(tmp_path / str(count))
+        home.write(*(one(step, f"m{step % count}") for step in range(10_000)))
+        calls.append(calls_of(lambda home=home: sum(1 for _ in home.archive().blocks())))
+        blocks = list(home.archive().blocks())
+        assert len(blocks) == count  # as large as they can be
+        assert sum(len(found.steps) for found in blocks) == 10_000
+    assert calls[1] < 2 * calls[0]
+
+
+def test_many_tag_sets_do_not_fill_the_memory(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader_blocks, "_HELD_BYTES", 4000)
+    monkeypatch.setattr(reader_frames, "_PIECE_BYTES", 1000)
+    points = [one(step, f"m{step % 100}") for step in range(2000)]
+    home.write(*points)
+    blocks = list(home.archive().blocks())
+    assert by_tag(exact(blocks)) == by_tag(exact(points))
+    # 40 bytes a body; a piece more than the limit at most.
+    for first in range(0, len(blocks), 100):
+        assert sum(len(found.steps) for found in blocks[first : first + 100]) <= 5000 // 40
 
 
 def test_selection_by_tag_and_step(home: Home) -> None:
