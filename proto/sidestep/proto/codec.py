@@ -26,6 +26,7 @@ from .limits import (
     MAX_SEQ,
     MAX_SUFFIX_BYTES,
     MAX_TAGS_PER_RECORD,
+    MAX_VIA,
     PROTOCOL_VERSION,
 )
 from .records import check_tag
@@ -189,6 +190,12 @@ def _text(max_bytes: int = MAX_NAME_BYTES) -> _Check:
     return check
 
 
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise RemoteProtocolError("malformed", "expected true or false")
+    return value
+
+
 def _path(value: object) -> str:
     path = cast("str", _NAME(value))
     if "\0" in path:
@@ -285,6 +292,8 @@ _SCHEMA: Final[Mapping[type[Any], Mapping[str, _Check]]] = {
         "acked_dropped": _UINT,
         "min_version": _UINT,
         "max_version": _UINT,
+        "via": _many(_UINT, 0, MAX_VIA),
+        "node": _flag,
     },
     m.Welcome: {
         "daemon_id": _UINT,
@@ -312,7 +321,7 @@ _SCHEMA: Final[Mapping[type[Any], Mapping[str, _Check]]] = {
     m.Alarm: {"tag": check_tag, "state": _CODE, "step": _STEP, "reason": _NAME},
     m.Ping: {"books": _nested(m.Books)},
     m.Pong: {},
-    m.Bye: {"last_seq": _UINT, "books": _nested(m.Books)},
+    m.Bye: {"last_seq": _UINT, "books": _nested(m.Books), "lost": _flag},
     m.ByeAck: {"last_seq": _UINT},
 }
 _REQUIRED: Final = {

@@ -46,5 +46,8 @@ MAX_CONTAINER: Final = 8192
 MAX_DEPTH: Final = 32
 """Nesting of a decoded MessagePack value."""
 
+MAX_VIA: Final = 16
+"""Daemons that one after another may pass a client on: a tree is not so deep."""
+
 MAX_SEQ: Final = (1 << 63) - 1
 """Largest sequence number, step (in magnitude) and time: a signed 64-bit integer."""

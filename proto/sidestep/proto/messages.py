@@ -62,6 +62,8 @@ class Hello:
         acked_dropped: how many of those were dropped and not written.
         device_uuids: UUID of each of the client's GPUs, in torch's order.
         outbox: absolute path of the outbox file, or "" when it has none.
+        via: the journals' identities of the daemons that passed it on, the first one first.
+        node: no trainer, but what a daemon that passes on says of its own machine.
     """
 
     uuid: bytes
@@ -79,6 +81,8 @@ class Hello:
     acked_dropped: int = 0
     min_version: int = PROTOCOL_VERSION
     max_version: int = PROTOCOL_VERSION
+    via: tuple[int, ...] = ()
+    node: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,10 +198,15 @@ class Pong:
 
 @dataclass(frozen=True, slots=True)
 class Bye:
-    """The client has nothing more to say after `last_seq`."""
+    """The client has nothing more to say after `last_seq`.
+
+    Attributes:
+        lost: it is another daemon that says so: the client itself has vanished without a goodbye.
+    """
 
     last_seq: int
     books: Books = field(default_factory=Books)
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)

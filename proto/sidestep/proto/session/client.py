@@ -149,6 +149,7 @@ class ClientSession:
         self._refused_seq = 0
         self._alarms: dict[str, tuple[str, int]] = {}  # the last state and step of each tag
         self._finishing: int | None = None
+        self._lost = False
 
     # --- what the owner asks -------------------------------------------------------------
 
@@ -194,9 +195,15 @@ class ClientSession:
         self._in_flight_bytes += nbytes
         self.next_seq = last_seq + 1
 
-    def finish(self, last_seq: int, now: float) -> list[ClientAction]:
-        """No record will follow `last_seq`: say BYE once it was sent."""
-        self._finishing = last_seq
+    def finish(self, last_seq: int, now: float, *, lost: bool = False) -> list[ClientAction]:
+        """No record will follow `last_seq`: say BYE once it was sent.
+
+        Args:
+            last_seq: the last record.
+            now: monotonic time.
+            lost: whether this end speaks for a client that has vanished.
+        """
+        self._finishing, self._lost = last_seq, lost
         return self._goodbye(now)
 
     def receive(self, message: m.Message, now: float) -> list[ClientAction]:
@@ -227,7 +234,7 @@ class ClientSession:
         if self.state not in (ClientState.GREETING, ClientState.READY, ClientState.CLOSING):
             return []
         if now - self._heard >= DEAD_S:
-            return self._lost()
+            return self._silent()
         if self.state is ClientState.GREETING:
             return self._greet(now) if now - self._asked >= RETRY_S else []
         if self.state is ClientState.CLOSING:
@@ -342,9 +349,9 @@ class ClientSession:
 
     def _say_bye(self, now: float) -> list[ClientAction]:
         self._asked = now
-        return [Send(m.Bye(self._finishing or 0, self.books))]
+        return [Send(m.Bye(self._finishing or 0, self.books, self._lost))]
 
-    def _lost(self) -> list[ClientAction]:
+    def _silent(self) -> list[ClientAction]:
         self._move(ClientEvent.LOST)
         self._failures += 1
         ceiling = min(BACKOFF_LAST_S, BACKOFF_FIRST_S * 2 ** min(self._failures, 16))

@@ -45,7 +45,9 @@ class CountGap:
 
 @dataclass(frozen=True, slots=True)
 class Farewell:
-    """The client has gone, and everything of it is durable."""
+    """The client has gone, and everything of it is durable; `lost`: it did not mean to."""
+
+    lost: bool = False
 
 
 ServerAction = Send | DefineTags | Append | CountGap | Farewell
@@ -251,7 +253,7 @@ class ServerSession:
         if bye.last_seq > self.durable_seq:
             return [self._out_of_order("records are missing")]
         self.finished = True
-        return [Send(m.ByeAck(bye.last_seq)), Farewell()]
+        return [Send(m.ByeAck(bye.last_seq)), Farewell(bye.lost)]
 
     def _out_of_order(self, reason: str) -> Send:
         return Send(m.Nack("out_of_order", reason, min(self._taken_seq + 1, MAX_SEQ)))
