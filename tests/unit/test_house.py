@@ -183,7 +183,8 @@ def test_base_install_needs_msgpack_and_pyzmq_alone(wheel: zipfile.ZipFile) -> N
     assert base == {"msgpack", "pyzmq"}
     extras = set(metadata.get_all("Provides-Extra", []))
     hosts = {"torch", "lightning", "transformers"}
-    assert extras == {"sidecar", "wandb", "parquet", "all", "dev", "fuzz"} | hosts
+    parts = {"sidecar", "wandb", "parquet", "mirror", "all"}
+    assert extras == parts | {"dev", "fuzz"} | hosts
 
 
 @pytest.fixture(scope="module")

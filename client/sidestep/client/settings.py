@@ -184,6 +184,11 @@ def _log_dir(directory: Any) -> str:
     text = _text("log_dir", directory)
     if "\0" in text:
         raise ConfigurationError(f"log_dir must not hold a NUL: {text!r}")
+    if "://" in text:
+        raise ConfigurationError(
+            f"log_dir is a folder, not {text!r}: the daemon writes there, and copies what it has "
+            f"written. Leave it local, and start the daemon with SIDESTEP_MIRROR={text}"
+        )
     return os.path.abspath(text)
 
 

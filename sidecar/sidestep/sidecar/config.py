@@ -53,6 +53,14 @@ class SidecarSettings(BaseSettings):
     archive: bool = Field(
         True, description="Keep every run's numbers in float64 under LOG_DIR/scalars, for export."
     )
+    mirror: str | None = Field(
+        None,
+        description="Where event files and archives are copied to as they grow: "
+        "s3://BUCKET/PREFIX, or any other address that fsspec knows.",
+    )
+    mirror_interval_s: float = Field(
+        15.0, gt=0, description="Seconds between two copies of a file, at least."
+    )
     alarms: Rules = Field(
         default_factory=Rules,
         description="Thresholds of the collapse alarms; `enabled: false` for none.",

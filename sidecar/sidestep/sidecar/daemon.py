@@ -37,6 +37,7 @@ from .sampling import Sampling
 from .supervisor import SinkHandle, Supervisor
 from .tcp_door import TcpDoor
 from .trimming import Trimming
+from .wanted import wanted_by
 
 _TICK_MS: Final = 100
 _READY_S: Final = 30.0
@@ -124,7 +125,7 @@ class Daemon:
             umask,
             self._log,
             self._reader.beginning,
-            archive=self._settings.archive,
+            wanted=wanted_by(self._settings),
             deadline_s=self._settings.worker_deadline_s,
         )
         cap = BacklogCap(self._reader, self._settings.wandb_backlog_mb << 20, self._log)

@@ -63,6 +63,8 @@ class Drain:
                 )
             )
         ]
+        for sink, _ in self.pending:
+            supervisor.hurry(sink)
         broken = next((sink for sink, _ in self.pending if sink.state == "failed"), None)
         if broken is not None:
             self.failed = f"{broken.name} of run {broken.spec.name!r} cannot work: {broken.error}"

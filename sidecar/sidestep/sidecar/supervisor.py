@@ -20,6 +20,7 @@ from .cursor_file import Cursor
 from .journal_reader import pack_spec
 from .processes import Child
 from .roster import Snapshot
+from .wanted import HOLD_NO_ROWS, Wanted
 
 _LINGER_S: Final = 1.0
 """A run whose last client has gone is closed after this, in case another joins at once."""
@@ -58,6 +59,7 @@ class SinkHandle:
     skipped: int = 0
     heard: float = 0.0
     told: bool = False
+    hurried: bool = False
     closing: bool = False
     begun: bool = False
     unclosed: bool = False
@@ -92,7 +94,7 @@ class Supervisor:
         umask: for what the sinks write: the user's own, not the daemon's private one.
         log: says something to the daemon's log.
         beginning: where a run's rows begin: `JournalReader.beginning`.
-        archive: whether runs are to have an archive.
+        wanted: which sinks a run is to have.
         deadline_s: a worker that has something to do and says nothing for so long is killed: its
             library hangs.
         clock: monotonic seconds.
@@ -107,12 +109,12 @@ class Supervisor:
         log: Callable[[str], None],
         beginning: Callable[[int], tuple[int, int]],
         *,
-        archive: bool = True,
+        wanted: Wanted | None = None,
         deadline_s: float = 120.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._umask = umask
-        self._archive = archive
+        self._wanted = wanted or Wanted()
         self._journal_path = journal_path
         self._journal = journal
         self._cursor_dir = cursor_dir
@@ -154,7 +156,7 @@ class Supervisor:
         """Start, tell, close: whatever each sink needs now."""
         now = self._clock()
         for run_id, run in snapshot.runs.items():
-            for name in _wanted(run.spec, archive=self._archive):
+            for name in self._wanted.sinks(run.spec):
                 key = run_id, name
                 if key not in self._sinks:
                     sink = self._sinks[key] = self._handle(run_id, run.spec, name)
@@ -171,12 +173,19 @@ class Supervisor:
         if messages is None:
             self._ended(sink)
             return
-        sink.heard = self._clock()
+        sink.heard, sink.hurried = self._clock(), False
         for message in messages:
             self._take(sink, message)
         sink.told = False
         if self.lag(sink, snapshot) and sink.state == "ok":
             self._tell(sink)
+
+    def hurry(self, sink: SinkHandle) -> None:
+        """Somebody waits for this sink: what it would do after a while, it shall do now."""
+        waits = sink.name in HOLD_NO_ROWS and sink.child.running and not sink.closing
+        if waits and not sink.hurried:
+            sink.hurried = True
+            sink.child.tell({"op": "hurry"})
 
     def stop(self, drained: bool) -> None:
         """Tell all workers to close; `drained` says whether their runs may be finished."""
@@ -198,10 +207,12 @@ class Supervisor:
         key = (run_id, name)
 
         def greet() -> dict[str, Any]:
+            run = self._sinks[key].spec
             return {
                 "sink": name,
                 "run_id": run_id,
-                "spec": pack_spec(self._sinks[key].spec),
+                "spec": pack_spec(run),
+                "settings": self._wanted.settings(name, run),
                 "journal": self._journal_path,
                 "cursor": path,
                 "umask": self._umask,
@@ -223,7 +234,7 @@ class Supervisor:
         """Find its cursor, or put one where the run's rows begin now."""
         found = cursor_file.find(sink.cursor_path, self._journal)
         try:
-            row, sink.gone = self._beginning(sink.run_id)
+            row, sink.gone = (0, 0) if sink.name in HOLD_NO_ROWS else self._beginning(sink.run_id)
             if found is None:
                 found = Cursor(row, sink.gone, journal=self._journal)
                 cursor_file.store(sink.cursor_path, found)
@@ -242,6 +253,8 @@ class Supervisor:
             return
         if lag and not sink.told and not sink.closing and sink.state == "ok":
             self._tell(sink)
+        if lag and not live:
+            self.hurry(sink)
         if (lag or sink.opening or sink.closing) and now - sink.heard > self._deadline_s:
             self._log(f"{sink.name} of run {sink.spec.name!r} hangs: its worker is killed")
             sink.child.blame()
@@ -265,7 +278,7 @@ class Supervisor:
                 sink.state, sink.error = "degraded", sink.child.problem
             return
         sink.heard, sink.closing, sink.opening, sink.complained = now, False, True, False
-        sink.told, sink.idle_since = False, None
+        sink.told, sink.hurried, sink.idle_since = False, False, None
         if sink.error is None:
             sink.state = "starting"
 
@@ -309,12 +322,3 @@ class Supervisor:
 
 def _is_unclosed(cursor: Cursor) -> bool:
     return cursor.state is not None and cursor.state.get("closed") is False
-
-
-def _wanted(spec: RunSpec, *, archive: bool) -> list[str]:
-    wanted = {
-        "tensorboard": bool(spec.tensorboard),
-        "wandb": spec.wandb is not None,
-        "archive": archive,
-    }
-    return [name for name, is_wanted in wanted.items() if is_wanted]

@@ -9,6 +9,7 @@ from .backlog_cap import CAPPED, BacklogCap
 from .deriving import underived
 from .roster import Snapshot
 from .supervisor import Supervisor
+from .wanted import HOLD_NO_ROWS
 
 
 class Trimming:
@@ -72,9 +73,10 @@ class Trimming:
         return row != asked or asked > old
 
     def _others(self, run_id: int, snapshot: Snapshot) -> int:
-        """The row up to which everybody who reads a run has come, capped sinks left aside."""
+        """The row up to which everybody has come who must read a run, capped sinks left aside."""
         run = snapshot.runs[run_id]
-        sinks = [sink for sink in self._supervisor.sinks(run_id) if sink.name not in CAPPED]
+        asked = CAPPED | HOLD_NO_ROWS
+        sinks = [sink for sink in self._supervisor.sinks(run_id) if sink.name not in asked]
         row = min((sink.cursor.row for sink in sinks), default=snapshot.last_row)
         if run.derived_row is not None and underived(run):
             row = min(row, run.derived_row)

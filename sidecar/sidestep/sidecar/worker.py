@@ -30,6 +30,7 @@ from .points import Points, read_points
 from .processes import end_descendants
 from .sinks.base import Sink, SinkContext, SinkUnusableError
 from .terminal import leave_signals_to_the_daemon, make_printing_harmless
+from .wanted import MIRROR
 
 _BACKOFF_FIRST_S: Final = 0.25
 _BACKOFF_LAST_S: Final = 30.0
@@ -312,6 +313,13 @@ def main() -> None:
         except ChannelClosedError:
             os._exit(0)
 
+    if task["sink"] == MIRROR:
+        from .mirror_worker import MirrorWorker
+
+        journal = JournalReader(str(task["journal"])).identity()
+        run = unpack_spec(cast("bytes", task["spec"]))
+        MirrorWorker(task["settings"], run, str(task["cursor"]), journal, report).serve(inbox)
+        return
     worker = Worker(
         str(task["sink"]),
         int(task["run_id"]),

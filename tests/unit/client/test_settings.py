@@ -175,6 +175,7 @@ def test_switches_of_the_environment(value: str, on: bool) -> None:
         ({"log_dir": 5}, "log_dir must be a str, not int"),
         ({"log_dir": b"logs"}, "log_dir must be a str, not bytes"),
         ({"log_dir": "a\0b"}, "log_dir must not hold a NUL"),
+        ({"log_dir": "s3://runs/a"}, "start the daemon with SIDESTEP_MIRROR=s3://runs/a"),
         ({"config": [1]}, r"config must be a mapping such as vars\(args\), not list"),
         ({"config": {"a": "x" * 300_000}}, "config, tags or wandb are too much for a message"),
         ({"config": {"a": list(range(9000))}}, "config, tags or wandb are too much"),

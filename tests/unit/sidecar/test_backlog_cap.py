@@ -17,6 +17,7 @@ from sidestep.sidecar.journal_reader import JournalReader
 from sidestep.sidecar.roster import RunEntry, Snapshot
 from sidestep.sidecar.supervisor import SinkHandle, Supervisor
 from sidestep.sidecar.trimming import Trimming
+from sidestep.sidecar.wanted import Wanted
 
 CAP_BYTES = 10_000
 
@@ -55,7 +56,7 @@ class World:
             0o077,
             self.logged.append,
             self.reader.beginning,
-            archive=False,
+            wanted=Wanted(archive=False),
         )
         self.supervisor._start = lambda *_: None  # type: ignore[method-assign]  # no processes
         cap = BacklogCap(self.reader, CAP_BYTES, self.logged.append)
