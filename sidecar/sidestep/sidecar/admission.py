@@ -5,19 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from sidestep.proto import Hello, Message, Reject, ServerSession
+from sidestep.proto.limits import MAX_VIA
 from sidestep.proto.session import Send, ServerAction
 
 from .roster import Limits
 
 
-def why_not(hello: Hello, connected: int, limits: Limits) -> Reject | None:
+def why_not(hello: Hello, connected: int, limits: Limits, identity: int) -> Reject | None:
     """Why a client that is not connected may not be; None when it may.
 
     Args:
         hello: how it introduces itself.
         connected: how many clients are.
         limits: how many may be.
+        identity: of this daemon's journal.
     """
+    if identity in hello.via:
+        reason = "this daemon has passed that client on already: forward_to leads in a circle"
+        return Reject("loop", reason)
+    if len(hello.via) >= MAX_VIA:
+        return Reject("loop", f"that client came through {len(hello.via)} daemons already")
     if connected >= limits.max_clients:
         reason = f"this daemon serves at most {limits.max_clients} clients at once"
         return Reject("full", f"{reason} ({limits.why_clients})")

@@ -22,7 +22,7 @@ from sidestep.proto.session import DEAD_S
 
 from .journal import Journal
 from .resume import Stretch, further, lead, purge_step, repeats
-from .roster import ClientEntry, RunEntry
+from .roster import NODE, ClientEntry, RunEntry
 from .trails import put_trail, tags_of
 
 _WAIT_S: Final = 2 * DEAD_S + 1
@@ -48,7 +48,7 @@ class Attempts:
     Args:
         journal: the writing end.
         clients: all clients, by their uuids.
-        purge: journals a purge of a run at a step.
+        purge: journals a purge of a run at a step; None where runs are not written.
         log: says something to the daemon's log.
 
     Attributes:
@@ -59,7 +59,7 @@ class Attempts:
         self,
         journal: Journal,
         clients: Mapping[bytes, ClientEntry],
-        purge: Callable[[RunEntry, int], None],
+        purge: Callable[[RunEntry, int], None] | None,
         log: Callable[[str], None],
     ) -> None:
         self.scan_wanted = False
@@ -79,7 +79,8 @@ class Attempts:
 
     def greet(self, entry: ClientEntry, now: float) -> None:
         """A client has introduced itself."""
-        if not entry.trail.attempt and entry.row.uuid not in self._waiting:
+        new = not entry.trail.attempt and entry.row.state != NODE
+        if new and entry.row.uuid not in self._waiting:
             self._waiting[entry.row.uuid] = now
             self._changed[entry.row.uuid] = entry
             self.scan_wanted = True
@@ -110,6 +111,8 @@ class Attempts:
 
     def take(self, entry: ClientEntry, run: RunEntry, stretches: list[Stretch]) -> None:
         """Records of a client are about to be journalled: what must come before them comes now."""
+        if entry.row.state == NODE:
+            return  # a machine trains nothing
         if not entry.trail.attempt:
             self._waiting.pop(entry.row.uuid, None)
             self._begin(entry)
@@ -164,7 +167,7 @@ class Attempts:
             return
         del self._open[entry.row.uuid]
         trail.settled = trail.resumed = trail.changed = True
-        if first is None or not _is_purged(run.spec):
+        if first is None or self._purge is None or not _is_purged(run.spec):
             return
         reached = [
             furthest

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from . import books
-from .roster import ClientEntry, DaemonPoints, RunEntry, Snapshot
+from .roster import NODE, ClientEntry, DaemonPoints, RunEntry, Snapshot
 from .supervisor import SinkHandle, Supervisor
 
 SOURCE: Final = "sidestep"
@@ -87,7 +87,11 @@ class BookMetrics:
 
 
 def _books(snapshot: Snapshot, run_id: int) -> dict[str, float]:
-    found = books.of_clients(entry for entry in snapshot.clients if entry.row.run_id == run_id)
+    found = books.of_clients(
+        entry
+        for entry in snapshot.clients
+        if entry.row.run_id == run_id and entry.row.state != NODE
+    )
     return {
         "sidestep/dropped": float(found.dropped),
         "sidestep/rejected": float(found.rejected),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -34,15 +35,16 @@ from sidestep.proto.session import (
 
 from . import books
 from .admission import rejection, why_not
-from .alarms import states_of
+from .alarms import State, TagState, states_of
 from .attempts import Attempts, outbox_is_here
 from .client_books import put_books, stored_books
 from .intake import Intake
+from .introductions import lasting, put_introduction, stored_introductions
 from .journal import ClientRow, Journal
 from .published import Published
 from .refusals import Refusals
 from .resume import Trail
-from .roster import DERIVED_KINDS, DERIVER, ClientEntry, Limits, RunEntry
+from .roster import DERIVED_KINDS, DERIVER, NODE, ClientEntry, Limits, RunEntry
 from .trails import stored_trails
 
 _LOOK_S: Final = 0.25
@@ -82,33 +84,43 @@ class Clients:
         self._clients: dict[bytes, ClientEntry] = {}
         self._by_identity: dict[bytes, ClientEntry] = {}
         self._welcomes: list[tuple[ClientEntry, bytes, Welcome]] = []  # of this round
-        self.attempts = Attempts(journal, self._clients, purge, log)
+        passes_on = limits.passes_on
+        self.attempts = Attempts(journal, self._clients, None if passes_on else purge, log)
         self.runs: dict[int, RunEntry] = {}
         self.published = Published(self._clients, self.runs)
         self._next_look = 0.0
-        self._intake = Intake(journal, self._clients, self.runs, self.attempts, refusals, self._act)
+        derived = frozenset[str]() if passes_on else DERIVED_KINDS
+        self._intake = Intake(
+            journal, self._clients, self.runs, self.attempts, refusals, self._act, derived
+        )
+        self._identity = journal.identity()
         self.credit = limits.credit_bytes
 
     def load(self) -> None:
         """What an earlier daemon knew of its clients: dead or alive, their numbers count."""
         for run_id, spec in self._journal.runs().items():
             self.runs[run_id] = RunEntry(run_id, spec)
-        for run_id, row in self._journal.cursors(DERIVER).items():
+        derived = {} if self._limits.passes_on else self._journal.cursors(DERIVER)
+        for run_id, row in derived.items():
             self.runs[run_id].derived_row = row
             self.runs[run_id].to_derive_row = self._journal.newest_row_with(run_id, DERIVED_KINDS)
             self.runs[run_id].alarms = states_of(self._journal.alarm_states(run_id))
         trails = stored_trails(self._journal.connection)
         stored = stored_books(self._journal.connection)
+        introduced = stored_introductions(self._journal.connection)
         for client in self._journal.clients():
             run = self.runs[client.run_id]
             if client.state == "daemon":
                 continue
-            if client.last_step is not None:
-                run.last_step = client.last_step
-            run.records += client.durable_seq - client.dropped
+            if client.state != NODE:
+                if client.last_step is not None:
+                    run.last_step = client.last_step
+                run.records += client.durable_seq - client.dropped
             session = ServerSession(self._daemon_id, client.durable_seq, client.dropped)
-            hello = Hello(client.uuid, 0, 0, run.spec, rank=client.rank)
+            known = introduced.get(client.id) or Hello(client.uuid, 0, 0, run.spec, client.rank)
+            hello = replace(known, run=run.spec)
             entry = ClientEntry(client, session, hello, run.spec, heard=time.monotonic())
+            entry.introduced = introduced.get(client.id)
             books.restore(entry, stored.get(client.id))
             entry.changed = False
             entry.trail = trails.get(client.id) or Trail(attempt=1, changed=False)
@@ -162,12 +174,26 @@ class Clients:
     def alarm(self, run_id: int, value: Value) -> None:
         """A representation of the run went from one state to another: tell its clients."""
         info = value.info
-        message = Alarm(
-            str(info["representation"]), str(info["state"]), value.step, str(info["reason"])
+        self._tell(
+            run_id,
+            Alarm(str(info["representation"]), str(info["state"]), value.step, str(info["reason"])),
         )
+
+    def pass_alarm(self, run_id: int, alarm: Alarm) -> None:
+        """The daemon that derives for this one says how a representation of the run stands."""
+        run = self.runs.get(run_id)
+        if run is None:
+            return
+        with suppress(ValueError):  # a state that only a newer one knows: its clients may
+            state = TagState(state=State(alarm.state), changed_step=alarm.step, reason=alarm.reason)
+            run.alarms = {**run.alarms, alarm.tag: state}
+            self.published.touch_run(run_id)
+        self._tell(run_id, alarm)
+
+    def _tell(self, run_id: int, alarm: Alarm) -> None:
         for entry in self._clients.values():
             if entry.identity is not None and entry.row.run_id == run_id:
-                self._send(entry.identity, message)
+                self._send(entry.identity, alarm)
 
     def settle(self, adopting: Collection[RunSpec], now: float) -> list[ClientEntry]:
         """Give credit to new clients, once all that was there before them is known.
@@ -197,13 +223,16 @@ class Clients:
             return
         self._next_look = now + _LOOK_S
         for entry in self._clients.values():
-            if entry.row.state != "live" or now - entry.heard < DEAD_S:
+            living = entry.row.state == "live" or (entry.row.state == NODE and entry.identity)
+            if not living or now - entry.heard < DEAD_S:
                 continue
             self.published.touch(entry)
             if entry.identity is not None:
                 self._by_identity.pop(entry.identity, None)
                 entry.identity = None
                 entry.session.disconnected()
+            if entry.row.state == NODE:
+                continue
             if now - entry.heard >= 2 * DEAD_S and not outbox_is_here(entry):
                 self._journal.begin()
                 entry.row.state = "lost"
@@ -229,7 +258,7 @@ class Clients:
         entry = self._clients.get(hello.uuid)
         if entry is None or entry.identity is None:
             connected = sum(e.identity is not None for e in self._clients.values())
-            reject = why_not(hello, connected, self._limits)
+            reject = why_not(hello, connected, self._limits, self._identity)
             if reject is not None:
                 self._reject(identity, hello, reject)
                 return None
@@ -278,7 +307,7 @@ class Clients:
             rank=hello.rank,
             attempt=hello.attempt,
             pid=hello.pid,
-            state="live",
+            state=NODE if hello.node else "live",
             durable_seq=0,
             dropped=0,
             lost=0,
@@ -301,9 +330,14 @@ class Clients:
         entry.hello = hello
         # A full disk is no reason not to speak to a client of which nothing new is to be stored.
         taken = entry.session.taken_seq, entry.session.taken_dropped
-        known = entry.row.state == "live" and taken == (entry.row.durable_seq, entry.row.dropped)
+        state = NODE if hello.node else "live"
+        known = entry.row.state == state and taken == (entry.row.durable_seq, entry.row.dropped)
         entry.changed = entry.changed or not known
-        entry.row.state = "live"
+        entry.row.state = state
+        if (introduced := lasting(hello)) != entry.introduced:
+            self._journal.begin()
+            put_introduction(self._journal.connection, entry.row.id, introduced)
+            entry.introduced = introduced
         if entry.run != hello.run:
             self._journal.begin()
             entry.row.run_id = self._put_run(hello.run)
@@ -335,9 +369,10 @@ class Clients:
                 case CountGap(_first, _last, _reason):
                     self._journal.begin()
                     entry.changed = entry.committing = True
-                case Farewell():
+                case Farewell(lost):
                     self._journal.begin()
-                    entry.row.state = "finished"
+                    if entry.row.state != NODE:
+                        entry.row.state = "lost" if lost else "finished"
                     entry.changed = True
                     if entry.identity is not None:
                         self._by_identity.pop(entry.identity, None)

@@ -45,6 +45,7 @@ from .roster import (
     ClientEntry,
     DaemonPoints,
     Limits,
+    PassedAlarm,
     Snapshot,
 )
 from .storage import Storage
@@ -99,7 +100,8 @@ class Ingest(threading.Thread):
         self._log = log
         self._refusals = Refusals(Quarantine(quarantine), log)
         self._open_tcp = open_tcp
-        self._inbox: queue.SimpleQueue[DaemonPoints | Mapping[int, int]] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[DaemonPoints | PassedAlarm | Mapping[int, int]]
+        self._inbox = queue.SimpleQueue()
         self._held_points: deque[DaemonPoints] = deque()  # for the disk
         self._stopping = threading.Event()
         self._adoptions: deque[Adoption] = deque()
@@ -113,8 +115,8 @@ class Ingest(threading.Thread):
 
     # --- other threads -------------------------------------------------------------------
 
-    def submit(self, points: DaemonPoints) -> None:
-        """Have points journalled that the daemon itself made."""
+    def submit(self, points: DaemonPoints | PassedAlarm) -> None:
+        """Have points journalled that the daemon itself made, or its clients told of an alarm."""
         self._inbox.put(points)
 
     def trim(self, passed: Mapping[int, int]) -> None:
@@ -140,7 +142,7 @@ class Ingest(threading.Thread):
         try:
             self._journal = self._open_journal()
             self._storage = Storage(self._journal, self._log)
-            self._own = OwnPoints(self._journal, self._refusals)
+            self._own = OwnPoints(self._journal, self._refusals, numbered=self._limits.passes_on)
             self._clients = Clients(
                 self._journal,
                 self.daemon_id,
@@ -252,6 +254,9 @@ class Ingest(threading.Thread):
             if isinstance(item, DaemonPoints) and waiting:
                 if item.derived_row is not None:
                     self._held_points.append(item)  # one of a run; a sample is let go
+                continue
+            if isinstance(item, PassedAlarm):
+                self._clients.pass_alarm(item.run_id, item.alarm)
                 continue
             self._journal.begin()
             if isinstance(item, DaemonPoints):

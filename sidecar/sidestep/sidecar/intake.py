@@ -19,7 +19,7 @@ from .journal import Journal
 from .malformed import first_fault
 from .refusals import Refusals
 from .resume import Stretch
-from .roster import DERIVED_KINDS, DERIVER, ClientEntry, RunEntry
+from .roster import DERIVER, NODE, ClientEntry, RunEntry
 
 _FAULTS: Final = 64
 """With more faults in a dead client's batch the rest of it is refused as it is."""
@@ -39,6 +39,7 @@ class Intake:
         attempts: which of them goes on with what others have begun.
         refusals: where what is refused is counted.
         act: does what a client's session says.
+        derived: the kinds of value that the derivers are to read.
     """
 
     def __init__(
@@ -49,7 +50,9 @@ class Intake:
         attempts: Attempts,
         refusals: Refusals,
         act: Callable[[ClientEntry, Iterable[ServerAction]], None],
+        derived: frozenset[str],
     ) -> None:
+        self._derived = derived
         self._journal = journal
         self._clients = clients
         self._runs = runs
@@ -109,15 +112,17 @@ class Intake:
         self._journal.begin()
         run = self._runs[entry.row.run_id]
         self._attempts.take(entry, run, stretches)
-        to_derive = not kinds.isdisjoint(DERIVED_KINDS)
+        to_derive = not kinds.isdisjoint(self._derived)
         if to_derive and run.derived_row is None:
             run.derived_row = self._journal.last_row
             self._journal.put_cursor(DERIVER, run.id, run.derived_row)
-        row = self._journal.append(run.id, entry.row.id, count, data, kinds)
+        row = self._journal.append(run.id, entry.row.id, count, data, kinds, append.first_seq)
         if to_derive:
             run.to_derive_row = row
-        run.records += count
-        run.last_step = entry.row.last_step = last_step
+        entry.row.last_step = last_step
+        if entry.row.state != NODE:
+            run.records += count
+            run.last_step = last_step
         entry.changed = entry.committing = True
         return None
 

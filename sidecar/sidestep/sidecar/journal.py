@@ -190,14 +190,18 @@ class Journal:
         records: int,
         data: bytes | memoryview,
         kinds: Iterable[str] = (),
+        first_seq: int | None = None,
     ) -> int:
-        """Append a row that holds values of `kinds` beside numbers; returns its number."""
+        """Append a row that holds values of `kinds` beside numbers; returns its number.
+
+        Its records are the client's from `first_seq` on, without a gap.
+        """
         total = self.totals.get(run_id, 0) + records
-        crc = row_crc(client_id, records, total, data)
+        crc = row_crc(client_id, records, total, data, first_seq)
         cursor = self._connection.execute(
-            "INSERT INTO batches (run_id, client_id, records, total, kinds, data, crc) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (run_id, client_id, records, total, kinds_text(kinds), data, crc),
+            "INSERT INTO batches (run_id, client_id, records, total, kinds, data, crc, first_seq) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (run_id, client_id, records, total, kinds_text(kinds), data, crc, first_seq),
         )
         self.totals[run_id] = total
         self.last_row = cast("int", cursor.lastrowid)
@@ -336,6 +340,10 @@ class Journal:
             "rejected, last_step FROM clients"
         )
         return [ClientRow(*row) for row in rows]
+
+    def durable_seq(self, uuid: bytes) -> int:
+        """Up to which number everything of a client is known; 0 of one that is not."""
+        return self._number("SELECT durable_seq FROM clients WHERE uuid = ?", (uuid,))
 
     def runs(self) -> dict[int, RunSpec]:
         """All runs by their ids."""

@@ -85,10 +85,10 @@ def open_file(path: str, full_sync: bool) -> sqlite3.Connection:
             raise DamagedJournalError(f"version {version} of the journal, not {SCHEMA_VERSION}")
         connection.execute("SELECT count(*) FROM sqlite_sequence").fetchone()
         connection.executescript(_ADDED + TRAILS_SCHEMA)
-        for table in ("batches", "tag_sets"):
+        for table, column in (("batches", "crc"), ("tag_sets", "crc"), ("batches", "first_seq")):
             known = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
-            if "crc" not in known:
-                connection.execute(f"ALTER TABLE {table} ADD COLUMN crc INTEGER")
+            if column not in known:
+                connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} INTEGER")
     except BaseException:
         connection.close()
         raise

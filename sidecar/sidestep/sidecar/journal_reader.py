@@ -6,7 +6,7 @@ import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from struct import Struct
+from struct import Struct, error as struct_error
 from typing import Any, Final, cast
 
 import msgpack
@@ -14,6 +14,7 @@ import msgpack
 from sidestep.proto import RunSpec
 
 _COUNTS: Final = Struct("<qqq")
+_SEQ: Final = Struct("<q")
 _NO_ROW: Final = (1 << 63) - 1
 """After every row."""
 
@@ -30,6 +31,7 @@ class Row:
 
     Attributes:
         data: the records; nothing when they are not what was written.
+        first_seq: the client's number of the first of them; None in a row that has none.
         damaged: whether they are not.
     """
 
@@ -38,6 +40,7 @@ class Row:
     records: int
     total: int
     data: bytes
+    first_seq: int | None = None
     damaged: bool = False
 
 
@@ -96,9 +99,10 @@ class JournalReader:
         return found
 
     def _known(self) -> str:
-        """What is asked of a row: no checksum in a journal that no daemon has opened since."""
+        """What is asked of a row; a journal that no daemon has opened since lacks some of it."""
         columns = {str(row[1]) for row in self._connection.execute("PRAGMA table_info(batches)")}
-        self._columns = f"{_COLUMNS}, {'crc' if 'crc' in columns else 'NULL'}"
+        added = [name if name in columns else "NULL" for name in ("first_seq", "crc")]
+        self._columns = ", ".join((_COLUMNS, *added))
         return self._columns
 
     def tag_sets(self, client_id: int, refresh: bool = False) -> Mapping[int, tuple[str, ...]]:
@@ -174,15 +178,28 @@ class JournalReader:
         self._connection.close()
 
 
-def row_crc(client_id: int, records: int, total: int, data: bytes | memoryview) -> int:
+def row_crc(
+    client_id: int, records: int, total: int, data: bytes | memoryview, first_seq: int | None = None
+) -> int:
     """The checksum that is stored with a row of records."""
-    return zlib.crc32(data, zlib.crc32(_COUNTS.pack(client_id, records, total)))
+    head = zlib.crc32(_COUNTS.pack(client_id, records, total))
+    if first_seq is not None:  # a row that has none is older than these
+        head = zlib.crc32(_SEQ.pack(first_seq), head)
+    return zlib.crc32(data, head)
 
 
 def _whole(row: Row, crc: object) -> Row:
-    if crc is None or crc == row_crc(row.client_id, row.records, row.total, row.data):
+    if crc is None or crc == _crc_of(row):
         return row
-    return replace(row, data=b"", damaged=True)
+    return replace(row, data=b"", first_seq=None, damaged=True)
+
+
+def _crc_of(row: Row) -> int | None:
+    """What the checksum must be; None of a number that cannot be one."""
+    try:
+        return row_crc(row.client_id, row.records, row.total, row.data, row.first_seq)
+    except struct_error:
+        return None
 
 
 def pack_spec(spec: RunSpec) -> bytes:

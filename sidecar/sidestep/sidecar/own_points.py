@@ -21,6 +21,7 @@ class OwnPoints:
         journal: inside a transaction whenever `append` is called.
         refusals: where numbers are counted whose tags are too many.
         max_tag_sets: distinct tuples of tags of one source of one run.
+        numbered: whether the records get numbers, so that they can be passed on.
     """
 
     def __init__(
@@ -28,7 +29,10 @@ class OwnPoints:
         journal: Journal,
         refusals: Refusals | None = None,
         max_tag_sets: int = MAX_TAG_SETS,
+        *,
+        numbered: bool = False,
     ) -> None:
+        self._numbered = numbered
         self._journal = journal
         self._refusals = refusals
         self._max_tag_sets = max_tag_sets
@@ -70,7 +74,7 @@ class OwnPoints:
             count += 1
         if data:
             kinds = {value.kind for value in points.values}
-            self._journal.append(run.id, client.id, count, b"".join(data), kinds)
+            self._put(client, count, b"".join(data), kinds)
         if points.derived_row is not None:
             self._journal.put_cursor(DERIVER, run.id, points.derived_row)
             run.derived_row = points.derived_row
@@ -78,6 +82,13 @@ class OwnPoints:
             self._journal.put_alarm_states(run.id, points.alarm_states)
             run.alarms = {**run.alarms, **states_of(points.alarm_states)}
         return True
+
+    def _put(self, client: ClientRow, count: int, data: bytes, kinds: set[str]) -> None:
+        first_seq = client.durable_seq + 1 if self._numbered else None
+        self._journal.append(client.run_id, client.id, count, data, kinds, first_seq)
+        if self._numbered:
+            client.durable_seq += count
+            self._journal.put_client(client)
 
     def purge(self, run: RunEntry, step: int) -> None:
         """Journal that TensorBoard shall hide what it has of `step` of the run and later ones."""
@@ -88,7 +99,8 @@ class OwnPoints:
         found = self._sources.get((run_id, source))
         if found is None:
             uuid = f"{source}/{run_id}".encode()
-            client = ClientRow(0, uuid, run_id, 0, 0, 0, "daemon", 0, 0, 0, 0, None)
+            known = self._journal.durable_seq(uuid)
+            client = ClientRow(0, uuid, run_id, 0, 0, 0, "daemon", known, 0, 0, 0, None)
             client.id = self._journal.put_client(client)
             found = client, self._journal.tag_set_ids(client.id)
             self._sources[run_id, source] = found

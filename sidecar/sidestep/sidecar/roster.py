@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from sidestep.proto import Hello, RunSpec, ServerSession, Value
+from sidestep.proto import Alarm, Hello, RunSpec, ServerSession, Value
 
 from .alarms import TagState
 from .journal import ClientRow
@@ -14,6 +14,9 @@ from .resume import Trail
 
 DERIVER: Final = "derive"
 """Name of the derivers' cursor: one, since they are one process."""
+
+NODE: Final = "node"
+"""The state of what is no trainer, but a daemon that says something of its own machine."""
 
 DERIVED_KINDS: Final = frozenset({"moments", "parameters"})
 """The kinds of value that the derivers read."""
@@ -28,12 +31,14 @@ class Limits:
         max_clients: clients that may be connected at once.
         max_connections: connections from this machine, of clients and strangers.
         why_clients: why there are not more clients.
+        passes_on: whether all runs are another daemon's: nothing is derived or hidden here then.
     """
 
     credit_bytes: int = 8 << 20
     max_clients: int = 1024
     max_connections: int = 1280
     why_clients: str = "max_clients"
+    passes_on: bool = False
 
 
 @dataclass(slots=True)
@@ -48,6 +53,7 @@ class ClientEntry:
     heard: float = 0.0
     tag_counts: dict[int, int] = field(default_factory=dict[int, int])
     trail: Trail = field(default_factory=Trail)
+    introduced: Hello | None = None  # as it is stored (see `introductions`)
     crowded: bool = False  # it wanted more tag sets than there may be
     changed: bool = True
     committing: bool = False
@@ -88,6 +94,14 @@ class DaemonPoints:
     derived_row: int | None = None
     derived_after: int | None = None
     alarm_states: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
+
+
+@dataclass(frozen=True, slots=True)
+class PassedAlarm:
+    """What the next daemon says of a run's health."""
+
+    run_id: int
+    alarm: Alarm
 
 
 @dataclass(frozen=True, slots=True)

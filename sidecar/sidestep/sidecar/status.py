@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from . import alarms, books
-from .roster import ClientEntry, RunEntry, Snapshot
+from .roster import NODE, ClientEntry, RunEntry, Snapshot
 from .supervisor import SinkHandle, Supervisor
 
 
@@ -33,9 +33,11 @@ def run_state(clients: Sequence[ClientEntry]) -> str:
 
 
 def by_run(snapshot: Snapshot) -> Mapping[int, list[ClientEntry]]:
-    """The clients of each run."""
+    """The clients of each run: its trainers."""
     found: dict[int, list[ClientEntry]] = defaultdict(list)
     for entry in snapshot.clients:
+        if entry.row.state == NODE:
+            continue
         found[entry.row.run_id].append(entry)
     return found
 
