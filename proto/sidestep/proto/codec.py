@@ -25,11 +25,11 @@ from .limits import (
     MAX_RECORD_BYTES,
     MAX_SEQ,
     MAX_SUFFIX_BYTES,
-    MAX_TAGS_PER_RECORD,
     MAX_VIA,
     PROTOCOL_VERSION,
 )
 from .records import check_tag
+from .tag_sets import ReducedTags, checked, plain as plain_tags
 
 MAGIC: Final = b"SDS"
 _PREFIX: Final = MAGIC + bytes([PROTOCOL_VERSION])
@@ -140,6 +140,10 @@ def _plain(value: object) -> object:
         return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):
         return dict(cast("Mapping[str, object]", value))
+    if isinstance(value, ReducedTags):
+        return plain_tags(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in cast("tuple[object, ...]", value)]
     return value
 
 
@@ -275,7 +279,14 @@ _SCHEMA: Final[Mapping[type[Any], Mapping[str, _Check]]] = {
         "config": _settings,
         "tags": _many(_NAME, 0, 1000),
     },
-    m.Books: {"emitted": _UINT, "dropped": _UINT, "rejected": _UINT, "emit_ns": _UINT},
+    m.Books: {
+        "emitted": _UINT,
+        "dropped": _UINT,
+        "rejected": _UINT,
+        "emit_ns": _UINT,
+        "step": _optional(_STEP),
+        "step_ns": _UINT,
+    },
     m.Hello: {
         "uuid": _blob(16, 16),
         "instance": _UINT,
@@ -306,7 +317,7 @@ _SCHEMA: Final[Mapping[type[Any], Mapping[str, _Check]]] = {
     m.Reject: {"code": _CODE, "reason": _NAME},
     m.Tags: {
         "first_id": _UINT,
-        "tag_sets": _many(_many(check_tag, 1, MAX_TAGS_PER_RECORD), 1, 8192),
+        "tag_sets": _many(checked, 1, 8192),
     },
     m.Batch: {"first_seq": _SEQ, "last_seq": _SEQ, "data": _DATA},
     m.Part: {

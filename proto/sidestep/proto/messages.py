@@ -42,12 +42,16 @@ class Books:
         dropped: those that will never reach the daemon, all reasons together.
         rejected: values that `emit` refused; they never became records.
         emit_ns: what a call of `emit` takes of late, in nanoseconds; 0: none was timed.
+        step: the step of its latest `emit`; None: it has emitted nothing.
+        step_ns: from one step to the next of late, in nanoseconds; 0: not known.
     """
 
     emitted: int = 0
     dropped: int = 0
     rejected: int = 0
     emit_ns: int = 0
+    step: int | None = None
+    step_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +120,7 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Tags:
-    """Definitions of tag sets: ids `first_id`, `first_id + 1`, ... in order."""
+    """Definitions of tag sets: ids `first_id`, `first_id + 1`, ... in order (see `tag_sets`)."""
 
     first_id: int
     tag_sets: tuple[tuple[str, ...], ...]

@@ -26,9 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from struct import Struct
-from typing import Final, cast
-
-import msgpack
+from typing import Final
 
 from . import messages as m
 from ._unpack import unpack
@@ -39,9 +37,9 @@ from .limits import (
     MAX_RECORD_BYTES,
     MAX_SEQ,
     MAX_SMALL_RECORD_BYTES,
-    MAX_TAGS_PER_RECORD,
 )
-from .records import HEADER, SCALARS, VALUE, check_tag
+from .records import HEADER, SCALARS, VALUE
+from .tag_sets import checked, packed
 
 LARGE: Final = 3
 DROPPED: Final = 4
@@ -209,7 +207,7 @@ class Outbox:
 
     def define_tags(self, tags: tuple[str, ...]) -> bool:
         """Append a tag set; False when there is no room for it."""
-        data = cast("bytes", msgpack.packb(tags))
+        data = packed(tags)
         used = self.words[TAGS_USED]
         size = _TAG_SET_HEAD.size + len(data)
         if used + size > self.layout.tags_bytes:
@@ -255,12 +253,7 @@ class Outbox:
             at += _TAG_SET_HEAD.size
             if at + size > end:
                 raise RemoteProtocolError("malformed", "a tag set is cut off")
-            tags = unpack(self.buffer[at : at + size])
-            if not isinstance(tags, list):
-                raise RemoteProtocolError("malformed", "a tag set must be a list of tags")
-            if not 0 < len(cast("list[object]", tags)) <= MAX_TAGS_PER_RECORD:
-                raise RemoteProtocolError("malformed", "a tag set of too many tags, or none")
-            yield tuple(check_tag(tag) for tag in cast("list[object]", tags))
+            yield checked(unpack(self.buffer[at : at + size]))
             at += size
 
     def messages(self) -> Iterator[m.Batch | m.Part | m.Gap]:
