@@ -16,6 +16,7 @@ from sidestep.proto.addresses import is_loopback, is_tcp
 from sidestep.proto.paths import state_dir as default_state_dir
 
 from .alarms import Rules
+from .exposition import address as exposition
 
 
 class ConfigurationError(SidestepError, ValueError):
@@ -60,6 +61,20 @@ class SidecarSettings(BaseSettings):
     )
     mirror_interval_s: float = Field(
         15.0, gt=0, description="Seconds between two copies of a file, at least."
+    )
+    prometheus: str | None = Field(
+        None,
+        description="ADDRESS:PORT at which Prometheus can scrape metrics, such as 127.0.0.1:9400.",
+    )
+    prometheus_token: Path | None = Field(
+        None, description="A file with the bearer token that scrapers must present."
+    )
+    prometheus_anyone: bool = Field(
+        False,
+        description="Serve metrics beyond the loopback without a token, to whoever reaches them.",
+    )
+    prometheus_max_series: int = Field(
+        2000, ge=0, description="Values of runs that Prometheus is shown, at most."
     )
     alarms: Rules = Field(
         default_factory=Rules,
@@ -124,6 +139,8 @@ def load(path: str | None, environ: Mapping[str, str], **arguments: Any) -> Side
         ) from None
     if settings.endpoint:
         _check_endpoint(settings.endpoint, settings.keys is not None)
+    if settings.prometheus:
+        _check_prometheus(settings.prometheus, settings)
     return settings
 
 
@@ -167,4 +184,23 @@ def _check_endpoint(endpoint: str, has_keys: bool) -> None:
             f"endpoint {endpoint!r}: TCP without keys is for loopback only, such as "
             "tcp://127.0.0.1:5790. Make keys with `sidestep keygen DIR`, and set `sidecar: keys: "
             "DIR` or SIDESTEP_KEYS"
+        )
+
+
+def _check_prometheus(address: str, settings: SidecarSettings) -> None:
+    try:
+        host, _ = exposition.parse(address)
+    except ValueError as error:
+        raise ConfigurationError(f"sidecar.prometheus: {error}") from None
+    if settings.prometheus_token is not None:
+        try:
+            exposition.read_token(settings.prometheus_token)
+        except ValueError as error:
+            raise ConfigurationError(f"sidecar.prometheus_token: {error}") from None
+    is_open = settings.prometheus_token is not None or settings.prometheus_anyone
+    if not is_open and not exposition.is_loopback(host):
+        raise ConfigurationError(
+            f"sidecar.prometheus: {address!r} can be reached from other machines, and the metrics "
+            "have the names and values of all runs. Take 127.0.0.1, or have scrapers present a "
+            "token (`prometheus_token: FILE`), or let anyone read (`prometheus_anyone: true`)"
         )

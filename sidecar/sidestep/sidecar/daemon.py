@@ -23,6 +23,7 @@ from .config import SidecarSettings
 from .control import Control
 from .deriving import Deriving, underived
 from .drain import Drain
+from .exposing import Exposing
 from .feed import Feed
 from .ingest import Ingest
 from .journal import Journal
@@ -152,6 +153,10 @@ class Daemon:
             self._ingest.daemon_id,
             self._control.status,
             self._control.run_names,
+        self._exposing = Exposing(
+            self._journal_path, self._supervisor, self.about, self._sampling.status, self._log
+        )
+        self._exposing.start(self._settings)
             self._log,
         )
         self._feed.rows(self._ingest.snapshot.last_row)
@@ -230,6 +235,8 @@ class Daemon:
         self._tick()
 
     def _hear_sink(self, sink: SinkHandle) -> None:
+        if self._exposing.fileno() >= 0:
+            heard[self._exposing.fileno()] = lambda: self._exposing.hear(self._ingest.snapshot)
         self._supervisor.hear(sink, self._ingest.snapshot)
 
     def _tick(self) -> None:
@@ -253,6 +260,7 @@ class Daemon:
             self._stop_by = 0.0
 
     def about(self) -> dict[str, Any]:
+        self._exposing.tick()
         """Who this daemon is."""
         return {
             "pid": os.getpid(),
@@ -273,6 +281,7 @@ class Daemon:
         self._signals.append(number)
         self._wake()
 
+            "prometheus": self._exposing.about(),
     def _obey(self) -> None:
         while self._signals:
             # The second signal is from somebody who does not want to wait.
@@ -341,6 +350,7 @@ class Daemon:
     def _await_closed(self, timeout_s: float) -> None:
         """Wait for the workers, which were told to close; another signal ends the waiting."""
         deadline = time.monotonic() + timeout_s
+        self._exposing.kill()
         for sink in list(self._supervisor.children()):
             while not sink.child.reap(_REAP_S):
                 if self._signals:

@@ -130,6 +130,22 @@ class JournalReader:
         ).fetchone()
         return int(found[0]) if found else 0
 
+    def client(self, client_id: int) -> tuple[int, str]:
+        """The run of a client, and the client's state, ``daemon`` for the daemon's own sources."""
+        found = self._connection.execute(
+            "SELECT run_id, state FROM clients WHERE id = ?", (client_id,)
+        ).fetchone()
+        return (int(found[0]), str(found[1])) if found else (0, "")
+
+    def newest(self, run_id: int) -> tuple[int, int]:
+        """A run's newest row, and how many records it had with that; (0, 0) when none is left."""
+        found = self._connection.execute(
+            "SELECT id, coalesce(CAST(total AS INTEGER), 0) FROM batches WHERE run_id = ? "
+            "ORDER BY id DESC LIMIT 1",
+            (run_id,),
+        ).fetchone()
+        return (int(found[0]), int(found[1])) if found else (0, 0)
+
     def beginning(self, run_id: int) -> tuple[int, int]:
         """The row before a run's oldest row, and how many records of the run came before that.
 

@@ -49,12 +49,17 @@ def runs(
     """One object for each run, the most recently used last."""
     clients = by_run(snapshot)
     return [
-        {
-            **_run(run, clients.get(run_id, [])),
-            "sinks": [_sink(sink, snapshot, supervisor) for sink in supervisor.sinks(run_id)],
-        }
+        one(run, clients.get(run_id, []), snapshot, supervisor)
         for run_id, run in sorted(snapshot.runs.items())
     ]
+
+
+def one(
+    run: RunEntry, clients: Sequence[ClientEntry], snapshot: Snapshot, supervisor: Supervisor
+) -> dict[str, Any]:
+    """The object of one run, with the clients of it."""
+    sinks = [_sink(sink, snapshot, supervisor) for sink in supervisor.sinks(run.id)]
+    return {**_run(run, clients), "sinks": sinks}
 
 
 def _sink(sink: SinkHandle, snapshot: Snapshot, supervisor: Supervisor) -> dict[str, Any]:

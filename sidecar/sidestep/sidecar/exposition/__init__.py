@@ -1,0 +1,1 @@
+"""What Prometheus can scrape: a process of its own, beside the sinks' and the derivers'."""
