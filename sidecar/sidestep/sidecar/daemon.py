@@ -32,9 +32,11 @@ from .journal_reader import JournalReader
 from .keys import load as load_keys
 from .lock import DaemonLock, held, lock_places
 from .observers import control_door, feed_door
+from .progress import Progress
 from .rewinding import rewind
 from .roster import Limits
 from .sampling import Sampling
+from .service_manager import ServiceManager
 from .supervisor import SinkHandle, Supervisor
 from .tcp_door import TcpDoor
 from .trimming import Trimming
@@ -58,6 +60,7 @@ class Daemon:
         leave_when_idle: end after the last client has gone and everything is written.
         version: this program's version.
         log: says something to the log.
+        manager: hears when this daemon is ready, alive and stopping.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class Daemon:
         leave_when_idle: bool,
         version: str,
         log: Callable[[str], None],
+        manager: ServiceManager | None = None,
     ) -> None:
         self._paths = paths
         self._settings = settings
@@ -75,6 +79,8 @@ class Daemon:
         self._version = version
         self._log = log
         self._started = time.monotonic()
+        self._manager = manager or ServiceManager({}, log)
+        self._progress = Progress(self._manager)
         self._state = "starting"
         self._lock = DaemonLock(paths)
         self._state_dir = str(settings.state_dir)
@@ -147,16 +153,16 @@ class Daemon:
             self._sampling.status,
             lambda now: self._begin_stop(now=now, by_user=True),
         )
+        self._exposing = Exposing(
+            self._journal_path, self._supervisor, self.about, self._sampling.status, self._log
+        )
+        self._exposing.start(self._settings)
         self._feed = Feed(
             partial(feed_door, self._paths.feed_endpoint, observers, self._log),
             self._journal_path,
             self._ingest.daemon_id,
             self._control.status,
             self._control.run_names,
-        self._exposing = Exposing(
-            self._journal_path, self._supervisor, self.about, self._sampling.status, self._log
-        )
-        self._exposing.start(self._settings)
             self._log,
         )
         self._feed.rows(self._ingest.snapshot.last_row)
@@ -210,6 +216,7 @@ class Daemon:
         """Work until stopped, by a signal, by a request, or because nobody is left."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._signalled)
+        self._manager.ready(f"serving at {self._paths.data_endpoint}")
         try:
             while not self._over():
                 self._once()
@@ -228,6 +235,8 @@ class Daemon:
             heard[self._deriving.fileno()] = self._deriving.hear
         if self._sampling.fileno() >= 0:
             heard[self._sampling.fileno()] = self._sampling.hear
+        if self._exposing.fileno() >= 0:
+            heard[self._exposing.fileno()] = lambda: self._exposing.hear(self._ingest.snapshot)
         for fd in heard:
             poller.register(fd, zmq.POLLIN)
         for ready, _ in poller.poll(_TICK_MS):
@@ -235,12 +244,11 @@ class Daemon:
         self._tick()
 
     def _hear_sink(self, sink: SinkHandle) -> None:
-        if self._exposing.fileno() >= 0:
-            heard[self._exposing.fileno()] = lambda: self._exposing.hear(self._ingest.snapshot)
         self._supervisor.hear(sink, self._ingest.snapshot)
 
     def _tick(self) -> None:
         self._obey()
+        self._progress.see(self._ingest.rounds)
         self._control.answer()  # nobody may ask, but some may have left
         snapshot = self._ingest.snapshot
         live = self._ingest.snapshot.live_runs()
@@ -252,6 +260,7 @@ class Daemon:
         self._sampling.tick(live)
         self._books.tick(live, snapshot, self._supervisor)
         self._trimming.tick(snapshot)
+        self._exposing.tick()
         self._control.advance()
         if self._supervisor.journal_damage:
             self._ingest.condemn(self._supervisor.journal_damage)
@@ -260,7 +269,6 @@ class Daemon:
             self._stop_by = 0.0
 
     def about(self) -> dict[str, Any]:
-        self._exposing.tick()
         """Who this daemon is."""
         return {
             "pid": os.getpid(),
@@ -269,9 +277,11 @@ class Daemon:
             "state_dir": self._state_dir,
             "state": self._state,
             "uptime_s": round(time.monotonic() - self._started, 3),
+            "stalled_s": self._progress.stalled_s(),
             "daemon_id": self._ingest.daemon_id,
             "underivable": self._deriving.refused,
             "damaged_journals": self._damaged_journals,
+            "prometheus": self._exposing.about(),
         }
 
     # --- leaving ---------------------------------------------------------------------------------
@@ -281,7 +291,6 @@ class Daemon:
         self._signals.append(number)
         self._wake()
 
-            "prometheus": self._exposing.about(),
     def _obey(self) -> None:
         while self._signals:
             # The second signal is from somebody who does not want to wait.
@@ -294,6 +303,7 @@ class Daemon:
         self._state = "stopping"
         timeout = 0.0 if now else self._settings.drain_timeout_s
         self._stop_by = time.monotonic() + timeout
+        self._manager.stopping(timeout)
         if by_user and self._ingest.snapshot.live_runs():
             # Clients that run on would start another daemon at once.
             try:
@@ -328,6 +338,7 @@ class Daemon:
 
     def _close(self) -> None:
         self._state = "stopping"
+        self._manager.stopping(0.0)
         self._ingest.stop()
         if self._feed is not None:
             self._feed.stop()
@@ -339,18 +350,19 @@ class Daemon:
             sink.child.tell({"op": "close", "finished": sink.run_id not in live})
         self._await_closed(max(_CLOSE_S, (self._stop_by or 0.0) - time.monotonic()))
         self._deriving.kill()
+        self._exposing.kill()
         self._sampling.stop()
         self._control.close()
         self._reader.close()
         self._context.destroy(linger=0)
         for lock in (*self._places, self._lock):
             lock.release()
+        self._manager.close()
         self._log("stopped")
 
     def _await_closed(self, timeout_s: float) -> None:
         """Wait for the workers, which were told to close; another signal ends the waiting."""
         deadline = time.monotonic() + timeout_s
-        self._exposing.kill()
         for sink in list(self._supervisor.children()):
             while not sink.child.reap(_REAP_S):
                 if self._signals:

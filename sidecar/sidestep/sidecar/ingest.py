@@ -92,6 +92,7 @@ class Ingest(threading.Thread):
         self.snapshot = Snapshot()
         self.ready = threading.Event()
         self.failed: BaseException | None = None
+        self.rounds = 0  # grows as long as this thread gets anywhere
         self._endpoints = endpoints
         self._open_journal = open_journal
         self._outbox_dirs = outbox_dirs
@@ -165,6 +166,7 @@ class Ingest(threading.Thread):
         try:
             while not self._stopping.is_set() and not self._storage.gone(time.monotonic()):
                 self._round()
+                self.rounds += 1
         finally:
             self._gates.close()
             self._journal.close()

@@ -30,11 +30,14 @@ def serve(
 
     from ..config import load
     from ..daemon import Daemon
+    from ..service_manager import ServiceManager
     from ..terminal import make_printing_harmless
 
     make_printing_harmless()
     paths = environment_paths()
     settings = load(config, os.environ)
+    # A daemon in the background is nobody's service: a manager that is named here is its trainer's.
+    manager = ServiceManager(os.environ if launch_lock_fd is None else {}, _log)
     try:
         daemon = Daemon(
             paths,
@@ -42,6 +45,7 @@ def serve(
             leave_when_idle=leave_when_idle,
             version=_version(),
             log=_log,
+            manager=manager,
         )
         daemon.start()
     except (OSError, sqlite3.Error, zmq.ZMQError) as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from ..progress import STALLED_S
 from . import wording
 from .common import CommandError, console, environment_paths
 from .control_client import Control, NoAnswerError, NoDaemonError
@@ -25,8 +26,9 @@ def status(
 ) -> None:
     """Is anything wrong? Shows the daemon, its runs, sinks, drops, alarms and GPUs.
 
-    Exit code 0 when a daemon answers; 1 when there is none (with --json: {"daemon": null}) or when
-    it does not answer. What is wrong comes last, each with what to do about it.
+    Exit code 0 when a daemon answers; 1 when there is none (with --json: {"daemon": null}), when
+    it does not answer, or when it has journalled nothing for half a minute since its disk hangs.
+    What is wrong comes last, each with what to do about it.
     """
     control = Control(environment_paths())
     try:
@@ -45,6 +47,14 @@ def status(
         print(json.dumps(answer))
     else:
         _show(answer, control.paths.log)
+    if _stalled_s(answer.get("daemon") or {}):
+        raise typer.Exit(1)
+
+
+def _stalled_s(daemon: Mapping[str, Any]) -> float:
+    """How long ingest has hung, in seconds; 0 while it gets on."""
+    stalled = daemon.get("stalled_s")
+    return stalled if isinstance(stalled, int | float) and stalled >= STALLED_S else 0.0
 
 
 def _unresponsive(control: Control) -> dict[str, object]:
@@ -149,11 +159,7 @@ def _style(well: bool, normal: str = "") -> str:
 def troubles(answer: Mapping[str, Any], log: str) -> Iterator[str]:
     """What is wrong, each with what to do about it."""
     daemon: Mapping[str, Any] = answer.get("daemon") or {}
-    if daemon.get("storage_error"):
-        yield wording.printable(
-            f"the journal in {daemon.get('state_dir')} takes nothing: {daemon['storage_error']}. "
-            "Trainers hold their metrics meanwhile, as long as they have room; make space there"
-        )
+    yield from _of_the_disk(daemon)
     if refused := wording.refused(daemon.get("refused")):
         yield refused
     if daemon.get("damaged_journals"):
@@ -193,6 +199,22 @@ def troubles(answer: Mapping[str, Any], log: str) -> Iterator[str]:
                     f"{wording.counted(sink['dropped'], 'record')}: more waited for it than "
                     "wandb_backlog_mb, so the oldest were dropped for it alone"
                 )
+
+
+def _of_the_disk(daemon: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with where the journal is."""
+    where = daemon.get("state_dir")
+    if stalled := _stalled_s(daemon):
+        yield wording.printable(
+            f"the daemon has journalled nothing for {wording.duration(stalled)}: the disk of "
+            f"{where} hangs. Trainers hold their metrics meanwhile, as long as they have room; "
+            "mend the disk, or move the state directory (SIDESTEP_STATE_DIR)"
+        )
+    if daemon.get("storage_error"):
+        yield wording.printable(
+            f"the journal in {where} takes nothing: {daemon['storage_error']}. Trainers hold their "
+            "metrics meanwhile, as long as they have room; make space there"
+        )
 
 
 def _unbalanced(name: str, records: Mapping[str, Any]) -> Iterator[str]:
