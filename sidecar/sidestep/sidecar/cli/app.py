@@ -26,6 +26,7 @@ _COMMANDS: Final = {
     ),
     "tail": _Entry("Watch a run's metrics as they come, or pipe them as JSON."),
     "status": _Entry("Is anything wrong? Daemon, runs, sinks, drops, alarms, GPUs."),
+    "doctor": _Entry("What is wrong, and which command mends it?"),
     "drain": _Entry("Wait until everything that was logged is written."),
     "export": _Entry("Write out a run's numbers: CSV, JSON lines, Parquet."),
     "replay": _Entry("Run recorded statistics through the collapse alarms' rules."),
