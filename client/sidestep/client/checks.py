@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, Final
+from typing import Any
 
 from sidestep.proto.limits import MAX_SEQ, MAX_TAG_BYTES
+from sidestep.proto.tag_sets import REDUCTIONS
 
 from .values import InvalidValueError, is_tensor, on_device
-
-REDUCTIONS: Final = ("mean", "sum", "min", "max", "spread")
 
 
 def tag_of(tag: Any, prefix_bytes: int) -> str:
@@ -99,19 +98,17 @@ def nanoseconds(wall_time: Any) -> int:
     return int(wall_time) * 1_000_000_000 + round(wall_time % 1 * 1_000_000_000)
 
 
-def check_reduce(reduce: Any, world_size: int) -> None:
+def check_reduce(reduce: Any) -> None:
     """See that values can be combined over ranks as `reduce` says.
 
     Raises:
-        InvalidValueError: they cannot.
+        InvalidValueError: there is no such reduction.
     """
     if reduce is None:
         return
     if reduce not in REDUCTIONS:
         expected = f"{', '.join(REDUCTIONS[:-1])} or {REDUCTIONS[-1]}"
         raise InvalidValueError(f"reduce must be {expected}, not {shown(reduce)}")
-    if world_size > 1:
-        raise InvalidValueError("reduce across ranks is not supported by this version")
 
 
 def shown(value: object) -> str:

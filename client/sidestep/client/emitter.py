@@ -31,22 +31,22 @@ from .cost import EmitCost
 from .cuda import device_uuids
 from .launch import Launcher
 from .outbox import Outbox, OutboxClosedError
+from .ranks import Ranks
 from .rejections import Rejections
 from .renders import Renders
 from .sender import Sender
 from .settings import Settings
 from .sorting import Sorter
 from .stages import Stages
+from .step_time import StepTime
 from .values import InvalidValueError
 
 logger = logging.getLogger("sidestep")
 
 _BLOCK_S: Final = 60.0
 _POLL_S: Final = 0.002
-_SILENT_OUTBOX_BYTES: Final = 2 << 20
-"""Enough for a rank that sends nothing: shared memory may be scarce."""
-
 _AT_EXIT_S: Final = 5.0
+_NO_STEP: Final = -1  # the next one is 0
 
 Reduce = Literal["mean", "sum", "min", "max", "spread"]
 
@@ -62,11 +62,11 @@ class Client:
         self._live = False
         self._done = settings.disabled
         self._unheard = 0
-        self._last_step = -1
+        self._last_step = _NO_STEP
         self._alarms = Alarms()
         self._final: Stats | None = Stats() if settings.disabled else None
         self._block = settings.on_full == "block"
-        self._silent = settings.rank != 0 and settings.ranks == "zero"
+        self._ranks = Ranks(settings.rank, settings.world_size > 1, settings.ranks == "all")
         if not settings.disabled:
             self._start()
 
@@ -84,10 +84,9 @@ class Client:
             host=socket.gethostname(),
             device_uuids=device_uuids(),
         )
-        most = _SILENT_OUTBOX_BYTES if self._silent else settings.outbox_bytes
-        self._memory = outboxes.create(settings, min(most, settings.outbox_bytes), hello)
-        prefix = f"rank_{settings.rank}/" if settings.ranks == "all" else ""
-        self._outbox = Outbox(self._memory.layout, prefix)
+        nbytes = self._ranks.outbox_bytes(settings.outbox_bytes)
+        self._memory = outboxes.create(settings, nbytes, hello)
+        self._outbox = Outbox(self._memory.layout, self._ranks.prefix)
         self._rejections = Rejections(self._outbox.count_rejected)
         self._stages = Stages(self._outbox.count_lost)
         self._renders = Renders(self._outbox)
@@ -96,7 +95,7 @@ class Client:
             self._stages,
             self._renders,
             self._rejections,
-            prefix,
+            self._ranks,
             self._await_room,
         )
         # What the short way looks at, within reach.
@@ -105,6 +104,7 @@ class Client:
         self._put_scalars = self._outbox.put_scalars
         self._devices = self._stages.devices
         self._cost = EmitCost()
+        self._steps = StepTime()
         self._sender = Sender(
             ClientSession(self._memory.layout.hello(), _jitter),
             self._outbox,
@@ -155,7 +155,9 @@ class Client:
                 Tags have 1 to 1,024 bytes. Numbers travel as float64.
             step: training step, a signed 64-bit integer; None takes the last one plus 1.
             wall_time: seconds since the epoch; None takes now.
-            reduce: how values of the ranks of one job are combined; with one rank, as they are.
+            reduce: how the ranks of a job are put together, by the daemon: ``"mean"``, ``"sum"``,
+                ``"min"``, ``"max"``, or ``"spread"``: the mean, and `_std _min _max` beside it.
+                With one rank values are as they are. All ranks emit the same tags and steps.
 
         Raises:
             InvalidValueError: only when strict, after everything else was handed over.
@@ -276,17 +278,20 @@ class Client:
         self, values: Any, step: Any, wall_time: Any, reduce: Any
     ) -> InvalidValueError | None:
         """The long way; returns the first error, all of them counted."""
+        if reduce and wall_time is None and self._sorter.emit_known(values, step, reduce):
+            self._last_step = step
+            return None
         if not isinstance(values, Mapping):
             reason = f"emit takes a mapping of tag to value, not {type(values).__name__}"
             return self._rejections.note("emit", reason)
         try:
             number = step_number(self._last_step + 1 if step is None else step)
             time_ns = time.time_ns() if wall_time is None else nanoseconds(wall_time)
-            check_reduce(reduce, self._settings.world_size)
+            check_reduce(reduce)
         except InvalidValueError as error:
             return self._rejections.note("emit", str(error), max(1, len(values)))
         self._last_step = number
-        return None if self._silent else self._sorter.emit(values, number, time_ns)
+        return self._sorter.emit(values, number, time_ns, reduce or "")
 
     def _drain(self, deadline: float) -> bool:
         """Wait for what is not in the outbox yet; whether nothing is left."""
@@ -313,7 +318,9 @@ class Client:
     def _books(self) -> Books:
         totals = self._outbox.totals()
         rejected = self._rejections.count
-        return Books(totals.emitted, totals.dropped, rejected, self._cost.mean_ns)
+        emit_ns, step_ns = self._cost.mean_ns, self._steps.mean_ns
+        step = None if self._last_step == _NO_STEP else self._last_step
+        return Books(totals.emitted, totals.dropped, rejected, emit_ns, step, step_ns)
 
     def _count(self) -> Stats:
         totals, pending = self._outbox.together(
@@ -335,6 +342,8 @@ class Client:
         self._stages.collect_when_silent()
         self._alarms.take_up()
         self._cost.look()
+        if self._last_step != _NO_STEP:
+            self._steps.look(self._last_step)
 
     def _forked(self) -> None:
         """In a child process: count, and touch nothing that belongs to the parent."""

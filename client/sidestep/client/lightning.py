@@ -75,7 +75,7 @@ class SidestepLogger(Logger):
     ) -> None:
         super().__init__()
         # Lightning knows its ranks, and does not tell them by RANK. Rank zero alone connects.
-        self._arguments = ConnectArguments({"rank": 0, **arguments})
+        self._arguments = ConnectArguments({"rank": 0, "world_size": 1, **arguments})
         spec = settled(run, self._arguments).run
         self._run, self._log_dir = spec.name, spec.log_dir
         self._prefix = prefix

@@ -109,7 +109,12 @@ class Outbox:
                     self._busy = False
 
     def put_row(
-        self, tags: tuple[str, ...], step: int, time_ns: int, values: Sequence[float]
+        self,
+        tags: tuple[str, ...],
+        step: int,
+        time_ns: int,
+        values: Sequence[float],
+        reduce: str = "",
     ) -> tuple[str, ...]:
         """Append one row of numbers under tags that need not be defined yet.
 
@@ -118,8 +123,8 @@ class Outbox:
         """
         with self._lock:
             if not self._busy:
-                return self._alone(lambda: self._append_row(tags, step, time_ns, values))
-            self._defer(lambda: self._append_row_late(tags, step, time_ns, values))
+                return self._alone(lambda: self._append_row(tags, step, time_ns, values, reduce))
+            self._defer(lambda: self._append_row_late(tags, step, time_ns, values, reduce))
             return ()
 
     def put_record(self, total: int, pieces: Sequence[Piece]) -> bool:
@@ -254,9 +259,14 @@ class Outbox:
         return True
 
     def _append_row(
-        self, tags: tuple[str, ...], step: int, time_ns: int, values: Sequence[float]
+        self,
+        tags: tuple[str, ...],
+        step: int,
+        time_ns: int,
+        values: Sequence[float],
+        reduce: str,
     ) -> tuple[str, ...]:
-        tag_set = self.tag_sets.define(tags)
+        tag_set = self.tag_sets.define(tags, reduce)
         if tag_set is not None:
             self._append_scalars(tag_set, step, time_ns, values)
             return ()
@@ -265,13 +275,18 @@ class Outbox:
         # No room for the set: each number by itself, since half of the room is kept for that.
         homeless: list[str] = []
         for tag, value in zip(tags, values, strict=True):
-            homeless += self._append_row((tag,), step, time_ns, (value,))
+            homeless += self._append_row((tag,), step, time_ns, (value,), reduce)
         return tuple(homeless)
 
     def _append_row_late(
-        self, tags: tuple[str, ...], step: int, time_ns: int, values: Sequence[float]
+        self,
+        tags: tuple[str, ...],
+        step: int,
+        time_ns: int,
+        values: Sequence[float],
+        reduce: str,
     ) -> None:
-        for _ in self._append_row(tags, step, time_ns, values):
+        for _ in self._append_row(tags, step, time_ns, values, reduce):
             self._lose(0)
 
     def _append(self, total: int, pieces: Sequence[Piece]) -> bool:

@@ -27,6 +27,7 @@ class _Parameters(Value):
     """What gradients and weights have in common."""
 
     kind = "parameters"
+    over_ranks = "asked"
     _what: ClassVar[str]
 
     def __init__(self, model: Any) -> None:

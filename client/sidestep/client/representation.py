@@ -82,6 +82,7 @@ class Representation(Value):
     """
 
     kind = "moments"
+    over_ranks = "always"
 
     def __init__(
         self,

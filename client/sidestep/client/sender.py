@@ -25,11 +25,9 @@ from sidestep.proto import (
     Message,
     Part,
     RemoteProtocolError,
-    Tags,
     decode,
     encode,
 )
-from sidestep.proto.limits import MAX_TAG_SET_BYTES
 from sidestep.proto.session import (
     ClientAction,
     ClientState,
@@ -40,6 +38,7 @@ from sidestep.proto.session import (
     Rejected,
     Send,
 )
+from sidestep.proto.tag_sets import definitions
 
 from .chunks import Chunk, Slice
 from .holes import Hole
@@ -57,7 +56,6 @@ IDLE_S: Final = 0.05
 _IDLE_AFTER_S: Final = 1.0
 _LAST_RETRY_S: Final = 5.0
 _JOIN_S: Final = 0.5
-_TAG_SETS_PER_MESSAGE: Final = 1000
 _QUIET_S: Final = 1.5  # a daemon answers a PING each second
 _UNCONNECTED: Final = (ClientState.GREETING, ClientState.DISCONNECTED)
 _SILENCE_S: Final = 10.0
@@ -339,17 +337,10 @@ class Sender(threading.Thread):
 
     def _define_tags(self, socket: zmq.Socket[bytes]) -> bool:
         """Define what the daemon has not heard on this connection; False when it must wait."""
-        stored = self._outbox.tag_sets.stored
-        while self._tags_sent < len(stored):
-            first, sets, nbytes = self._tags_sent, list[tuple[str, ...]](), 0
-            for tags in stored[first : first + _TAG_SETS_PER_MESSAGE]:
-                nbytes += sum(len(tag) * 4 + 5 for tag in tags)
-                if sets and nbytes > MAX_TAG_SET_BYTES:
-                    break
-                sets.append(tags)
-            if not self._send(socket, Tags(first, tuple(sets))):
+        for message in definitions(self._outbox.tag_sets.stored, self._tags_sent):
+            if not self._send(socket, message):
                 return False
-            self._tags_sent += len(sets)
+            self._tags_sent += len(message.tag_sets)
         return True
 
     def _send(self, socket: zmq.Socket[bytes], message: Message) -> bool:

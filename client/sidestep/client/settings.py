@@ -24,6 +24,7 @@ from . import config_file
 from .config_file import ConfigurationError, known_keys
 from .keys import ClientKeys, for_endpoint
 from .plain import plain_config, plain_text
+from .ranks import common_name, initialised
 from .veil import is_secret
 
 _MIN_OUTBOX_BYTES: Final = 256 << 10
@@ -115,6 +116,8 @@ def resolve(
         raise ConfigurationError(
             f"outbox_bytes must be an int from {_MIN_OUTBOX_BYTES} on, not {outbox_bytes!r}"
         )
+    if rank is world_size is None and not (environ.get("RANK") or environ.get("WORLD_SIZE")):
+        rank, world_size = initialised() or (None, None)
     rank = _number("rank", rank, environ.get("RANK"), 0, low=0)
     world_size = _number("world_size", world_size, environ.get("WORLD_SIZE"), 1, low=1)
     if rank >= world_size:
@@ -126,8 +129,9 @@ def resolve(
         paths = runtime_paths(environ, os.getuid(), tempfile.gettempdir())
     except SidestepError as error:
         raise ConfigurationError(str(error)) from None
+    common = generated_name_of(common_name(environ)) if world_size > 1 else None
     spec = RunSpec(
-        _run_name(_first(run, environ.get("SIDESTEP_RUN"), file.experiment_name)),
+        _run_name(_first(run, environ.get("SIDESTEP_RUN"), file.experiment_name, common)),
         _log_dir(_first(log_dir, environ.get("SIDESTEP_LOG_DIR"), file.log_dir, DEFAULT_LOG_DIR)),
         _tensorboard(_first(tensorboard, file.tensorboard, True)),
         _wandb(wandb, file.wandb),
@@ -143,7 +147,7 @@ def resolve(
         endpoint=address,
         paths=paths,
         state_dir=state_dir(environ, os.path.expanduser("~")),
-        autostart=_switch("autostart", autostart),
+        autostart=_switch("autostart", autostart) and _may_start(environ),
         rank=rank,
         world_size=world_size,
         ranks=ranks,
@@ -159,6 +163,15 @@ def resolve(
 def generated_name(now: float, choose: random.Random) -> str:
     """A name that a person can say, unique by its time."""
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
+    return _said(choose, stamp)
+
+
+def generated_name_of(job: str | None) -> str | None:
+    """The same of a job, so that all of its ranks have one run; None of none."""
+    return None if job is None else _said(random.Random(job), job)  # noqa: S311 - nothing secret
+
+
+def _said(choose: random.Random, stamp: str) -> str:
     return f"{choose.choice(_ADJECTIVES)}-{choose.choice(_NOUNS)}-{stamp}"
 
 
@@ -321,6 +334,11 @@ def _is_int(value: Any) -> bool:
 def _choice(what: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ConfigurationError(f"{what} must be one of {', '.join(choices)}, not {value!r}")
+
+
+def _may_start(environ: Mapping[str, str]) -> bool:
+    """Whether the environment leaves it to clients to start a daemon: not where a service does."""
+    return not environ.get("SIDESTEP_AUTOSTART") or flag(environ, "SIDESTEP_AUTOSTART")
 
 
 def flag(environ: Mapping[str, str], name: str) -> bool:

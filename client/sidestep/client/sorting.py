@@ -7,14 +7,17 @@ every other value one of its own.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from struct import error as struct_error
+from typing import Any, Final, cast
 
 from sidestep.proto import Value as ValueRecord
 from sidestep.proto.records import DTYPE_SIZES, SCALARS_HEAD, encode_value
 
 from .checks import check_number_tensor, number, tag_of
 from .outbox import Outbox, OutboxClosedError
+from .ranks import Ranks, part_of, spread_of_one
 from .rejections import Rejections
 from .renders import Renders
 from .stages import Stages
@@ -42,7 +45,7 @@ class Sorter:
         stages: where values on a device go first.
         renders: where values that take long to make go first.
         rejections: where refused values are counted.
-        prefix: what stands before each tag where it is stored.
+        ranks: which process of its job this is.
         await_room: called with a record's bytes before it is put.
 
     Attributes:
@@ -55,7 +58,7 @@ class Sorter:
         stages: Stages,
         renders: Renders,
         rejections: Rejections,
-        prefix: str,
+        ranks: Ranks,
         await_room: Callable[[int], None],
     ) -> None:
         self.packable: set[type] = {float, int, bool}
@@ -63,13 +66,45 @@ class Sorter:
         self._stages = stages
         self._renders = renders
         self._rejections = rejections
-        self._prefix = prefix
-        self._prefix_bytes = len(prefix.encode())
+        self._ranks = ranks
+        self._prefix = ranks.prefix
+        self._prefix_bytes = len(self._prefix)
         self._await_room = await_room
         self._memory: dict[str, dict[str, Any]] = {}
 
-    def emit(self, values: Mapping[Any, Any], step: int, time_ns: int) -> InvalidValueError | None:
+    def emit_known(self, values: Any, step: Any, reduce: Any) -> bool:
+        """Put numbers that are reduced, if it was done before under these tags; whether it was."""
+        if type(step) is not int or type(values) is not dict or type(reduce) is not str:
+            return False
+        numbers = cast("dict[str, Any]", values)
+        # With no call between these two, or another thread could change the dict there.
+        tags = (*numbers,)
+        row = (*numbers.values(),)
+        tag_sets = self._outbox.tag_sets
+        if self._ranks.several:
+            plans = tag_sets.reduced_plans.get(reduce)
+        else:
+            plans = tag_sets.plans if reduce in tag_sets.reduced_plans else None
+        tag_set = plans.get(tags) if plans and (reduce != "spread" or self._ranks.several) else None
+        if tag_set is None or not self.packable.issuperset(map(type, row)):
+            return False
+        self._await_room(tag_set.size)
+        try:
+            self._outbox.put_scalars(tag_set, step, time.time_ns(), row)
+        except (struct_error, OverflowError):
+            return False
+        return True
+
+    def emit(
+        self, values: Mapping[Any, Any], step: int, time_ns: int, reduce: str = ""
+    ) -> InvalidValueError | None:
         """Put everything that can be put.
+
+        Args:
+            values: by tag.
+            step: of all of them.
+            time_ns: likewise.
+            reduce: how they are combined over ranks; "" when they are not.
 
         Returns:
             The first of the errors; all of them were counted.
@@ -77,11 +112,14 @@ class Sorter:
         numbers: dict[str, float] = {}
         staged: dict[int, list[tuple[str, Any]]] = {}
         errors: list[InvalidValueError] = []
+        silent = self._ranks.silent and not reduce
         for tag, value in self._pairs(values, errors):
+            if silent and getattr(type(value), "over_ranks", "") != "always":
+                continue
             try:
                 name = tag_of(tag, self._prefix_bytes)
                 if isinstance(value, Value):
-                    self._put_value(name, value, step, time_ns)
+                    self._put_value(name, value, step, time_ns, reduce)
                 elif on_device(value):
                     check_number_tensor(value)
                     if value.device.type == "cuda":
@@ -98,10 +136,10 @@ class Sorter:
             except Exception as error:  # noqa: BLE001 - a value's own code may raise anything
                 errors.append(self._rejections.note_error(tag, error))
         if numbers:
-            errors += self._put_numbers(numbers, step, time_ns)
+            errors += self._put_numbers(numbers, step, time_ns, reduce)
         for index, pairs in staged.items():
             try:
-                self._stage_numbers(index, pairs, step, time_ns)
+                self._stage_numbers(index, pairs, step, time_ns, reduce)
             except Exception as error:  # noqa: BLE001 - a device's failure
                 errors.append(self._rejections.note_error(pairs[0][0], error, len(pairs)))
         return errors[0] if errors else None
@@ -124,17 +162,20 @@ class Sorter:
     # --- numbers -----------------------------------------------------------------------------
 
     def _put_numbers(
-        self, numbers: Mapping[str, float], step: int, time_ns: int
+        self, numbers: Mapping[str, float], step: int, time_ns: int, reduce: str
     ) -> list[InvalidValueError]:
+        if not self._ranks.several:
+            numbers = spread_of_one(numbers) if reduce == "spread" else numbers
+            reduce = ""
         tags, row = tuple(numbers), tuple(numbers.values())
-        known = tags in self._outbox.tag_sets.plans
+        known = tags in self._outbox.tag_sets.plans_of(reduce)
         groups = [tags] if known else self._outbox.tag_sets.groups(tags, self._outbox.max_tags)
         errors: list[InvalidValueError] = []
         start = 0
         for group in groups:
             end = start + len(group)
             self._await_room(SCALARS_HEAD.size + 8 * len(group))
-            homeless = self._outbox.put_row(group, step, time_ns, row[start:end])
+            homeless = self._outbox.put_row(group, step, time_ns, row[start:end], reduce)
             if homeless:
                 reason = "no room for more tags: too many different ones were emitted"
                 errors.append(self._rejections.note(homeless[0], reason, len(homeless)))
@@ -142,18 +183,19 @@ class Sorter:
         return errors
 
     def _stage_numbers(
-        self, index: int, pairs: Sequence[tuple[str, Any]], step: int, time_ns: int
+        self, index: int, pairs: Sequence[tuple[str, Any]], step: int, time_ns: int, reduce: str
     ) -> None:
         tags = [tag for tag, _ in pairs]
 
-        def arrived(start: int, numbers: Any) -> None:
+        def landed(start: int, numbers: Any) -> None:
             try:
                 row = numbers.tolist()
-                self._put_numbers(dict(zip(tags[start:], row, strict=False)), step, time_ns)
+                arrived = dict(zip(tags[start:], row, strict=False))
+                self._put_numbers(arrived, step, time_ns, reduce)
             except Exception as error:  # noqa: BLE001 - this runs in a later, unrelated call
                 self._rejections.note_error(tags[start], error)
 
-        self._stages.stage_numbers(index, [tensor for _, tensor in pairs], arrived)
+        self._stages.stage_numbers(index, [tensor for _, tensor in pairs], landed)
 
     def _learn(self, value: Any) -> None:
         """A numpy scalar that was good once is packed as it is from now on."""
@@ -164,15 +206,22 @@ class Sorter:
 
     # --- everything else ---------------------------------------------------------------------
 
-    def _put_value(self, tag: str, value: Value, step: int, time_ns: int) -> None:
+    def _put_value(self, tag: str, value: Value, step: int, time_ns: int, reduce: str) -> None:
+        reduction = self._ranks.reduction(value, reduce)
         memory = self._memory.get(tag, {})
-        prepared = value.prepare(EmitContext(step, memory, self._outbox.max_record_bytes))
+        most = self._ranks.record_bytes(self._outbox.max_record_bytes)
+        prepared = value.prepare(EmitContext(step, memory, most))
         if memory and len(self._memory) < _MAX_REMEMBERED:
             self._memory[tag] = memory
 
         def encoded(made: Prepared, arrays: Sequence[Any]) -> Callable[[], object]:
             hosts = [to_host(array) for array in arrays]
-            record = ValueRecord(made.kind, self._prefix + tag, step, time_ns, made.info, hosts)
+            if reduction:
+                kind, info = part_of(made, reduction)
+                record = ValueRecord(kind, tag, step, time_ns, info, hosts)
+            else:
+                name = self._prefix + tag
+                record = ValueRecord(made.kind, name, step, time_ns, made.info, hosts)
             total, pieces = encode_value(record)
             self._check_size(made.kind, total)
             self._await_room(total)

@@ -12,6 +12,7 @@ from typing import Final
 from sidestep.proto.limits import MAX_TAG_SET_BYTES, MAX_TAG_SETS, MAX_TAGS_PER_RECORD
 from sidestep.proto.records import SCALARS, SCALARS_HEAD
 from sidestep.proto.segments import TAGS_USED, Outbox as OutboxBuffer
+from sidestep.proto.tag_sets import REDUCTIONS, ReducedTags
 
 _HEAD: Final = Struct("<IBBHII")
 """The part of a SCALARS record that is the same for all records of a tag set."""
@@ -42,23 +43,32 @@ class TagSets:
 
     Args:
         buffer: the outbox that they are stored in.
-        prefix: what stands before each tag where it is stored.
+        prefix: what stands before each tag where it is stored, unless it is reduced over ranks.
 
     Attributes:
         plans: tag set by tags as they are emitted, without the prefix.
+        reduced_plans: by reduction, the same of those that are reduced.
         stored: tags by id, with the prefix; grows, and nothing else.
     """
 
     def __init__(self, buffer: OutboxBuffer, prefix: str) -> None:
         self.plans: dict[tuple[str, ...], TagSet] = {}
+        self.reduced_plans: dict[str, dict[tuple[str, ...], TagSet]] = {
+            reduce: {} for reduce in REDUCTIONS
+        }
         self.stored: list[tuple[str, ...]] = []
         self._buffer = buffer
         self._prefix = prefix
         self._used = 0
 
-    def define(self, tags: tuple[str, ...]) -> TagSet | None:
+    def plans_of(self, reduce: str) -> dict[tuple[str, ...], TagSet]:
+        """The tag sets that are reduced so; with "" those that are shown as they are."""
+        return self.reduced_plans[reduce] if reduce else self.plans
+
+    def define(self, tags: tuple[str, ...], reduce: str = "") -> TagSet | None:
         """The tag set of `tags`, made if need be; None when there is no room for it."""
-        known = self.plans.get(tags)
+        plans = self.plans_of(reduce)
+        known = plans.get(tags)
         if known is not None:
             return known
         if self._buffer.words[TAGS_USED] != self._used:
@@ -70,15 +80,18 @@ class TagSets:
             return None
         if len(tags) > 1 and self._used >= self._buffer.layout.tags_bytes // share:
             return None
-        named = tuple(self._prefix + tag for tag in tags)
+        named: tuple[str, ...] = ReducedTags(tags, reduce) if reduce else self._named(tags)
         tag_set = TagSet(len(self.stored), len(tags))
         if not self._buffer.define_tags(named):
             return None
         # All or nothing: no call and no loop here, so that no interrupt can part it.
         self._used = self._buffer.words[TAGS_USED]
         self.stored += (named,)
-        self.plans[tags] = tag_set
+        plans[tags] = tag_set
         return tag_set
+
+    def _named(self, tags: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(self._prefix + tag for tag in tags)
 
     def groups(self, tags: tuple[str, ...], max_tags: int) -> list[tuple[str, ...]]:
         """`tags` in as few tuples as fit into a record of `max_tags` and into a definition."""

@@ -46,7 +46,7 @@ class SidestepCallback(TrainerCallback):
 
     def __init__(self, run: str | None = None, **arguments: Unpack[ConnectArguments]) -> None:
         # The trainer knows its ranks, however it was launched. Rank zero alone connects.
-        self._arguments = ConnectArguments({"rank": 0, **arguments})
+        self._arguments = ConnectArguments({"rank": 0, "world_size": 1, **arguments})
         settled(run, self._arguments)  # what is wrong is said here, not when training begins
         self._run = run
         self._generated: str | None = None

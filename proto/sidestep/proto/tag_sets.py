@@ -1,9 +1,9 @@
 """Tag sets: the tags of a record's numbers, and how these are combined over the ranks of a job.
 
 A tag set is plain, and its numbers are shown as they are; or it names a reduction, and its numbers
-are one rank's part of it: nobody shows them, the daemon's derivers put them together. In MessagePack
-a plain one is a list of tags, the other the map ``{"reduce": name, "tags": [...]}``: whoever does
-not know of reductions takes it for malformed, and so never for plain.
+are one rank's part of it: nobody shows them, the daemon's derivers put them together. In
+MessagePack a plain one is a list of tags, the other the map ``{"reduce": name, "tags": [...]}``:
+whoever does not know of reductions takes it for malformed, and so never for plain.
 """
 
 from __future__ import annotations

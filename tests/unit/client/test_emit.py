@@ -22,6 +22,7 @@ from sidestep import client as sidestep
 from sidestep.client import InvalidValueError
 from sidestep.client.values import EmitContext, Prepared
 from sidestep.proto.limits import MAX_SEQ
+from sidestep.proto.tag_sets import reduction_of
 from tests.unit.client.conftest import MakeClient
 from tests.unit.client.emitted import numbers, rows, values
 
@@ -469,8 +470,12 @@ def test_a_bad_time_is_refused(
 @pytest.mark.parametrize("reduce", ["mean", "sum", "min", "max", "spread"])
 def test_with_one_rank_reducing_is_nothing(connect: MakeClient, reduce: Any) -> None:
     client = connect()
-    client.emit({"a": 1.0}, step=1, reduce=reduce)
-    assert numbers(client) == [{"a": 1.0}]
+    beside = {"a_std": 0.0, "a_min": 1.0, "a_max": 1.0} if reduce == "spread" else {}
+    for _ in range(2):  # the long way, and the short one
+        client.emit({"a": 1.0}, step=1, reduce=reduce)
+    client.emit({"a": 1.0}, step=1, reduce=reduce, wall_time=1.0)
+    assert numbers(client) == [{"a": 1.0, **beside}] * 3
+    assert not any(map(reduction_of, client._memory.layout.tag_sets()))
 
 
 def test_what_cannot_be_reduced_is_refused(
@@ -480,24 +485,10 @@ def test_what_cannot_be_reduced_is_refused(
     client.emit({"a": 1.0}, step=1, reduce="median")  # type: ignore[arg-type]
     client.emit({"a": 1.0}, step=1, reduce=[1])  # type: ignore[arg-type]
     assert "reduce must be mean, sum, min, max or spread, not 'median'" in caplog.text
-    several = connect(rank=0, world_size=2)
-    several.emit({"a": 1.0}, step=1, reduce="mean")
-    assert "reduce across ranks is not supported by this version" in caplog.text
     assert client.stats().rejected == 2
-    assert several.stats().rejected == 1
 
 
-# --- ranks -------------------------------------------------------------------------------------
-
-
-def test_ranks_other_than_zero_send_nothing(connect: MakeClient) -> None:
-    client = connect(rank=1, world_size=2, outbox_bytes=64 << 20)
-    for step in (1, 2):
-        client.emit({"a": 1.0, "text": sidestep.Text("x")}, step=step)
-    client.emit({"a": 1.0})
-    assert client.stats().emitted == 0
-    assert client._last_step == 3
-    assert client._memory.layout.layout.total == 2 << 20  # and takes little memory for that
+# --- ranks (and `test_ranks`) -------------------------------------------------------------------
 
 
 def test_all_ranks_have_names_of_their_own(connect: MakeClient) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from sidestep.proto import SidestepError
 
@@ -87,9 +87,16 @@ class EmitContext:
 
 
 class Value(ABC):
-    """Something that can be emitted and is not a plain number."""
+    """Something that can be emitted and is not a plain number.
+
+    Attributes:
+        kind: the name under which the sinks know it.
+        over_ranks: whether the ranks of a job are put together: never, when `reduce` is given, or
+            always.
+    """
 
     kind: ClassVar[str]
+    over_ranks: ClassVar[Literal["never", "asked", "always"]] = "never"
 
     @abstractmethod
     def prepare(self, context: EmitContext) -> Prepared | Deferred:

@@ -40,6 +40,7 @@ class Histogram(Value):
     """
 
     kind = "histogram"
+    over_ranks = "asked"
 
     def __init__(
         self,
