@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, cast
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from sidestep.proto import SidestepError
@@ -17,6 +18,9 @@ from sidestep.proto.paths import state_dir as default_state_dir
 
 from .alarms import Rules
 from .exposition import address as exposition
+
+_SECRETS: Final = frozenset({"webhook_url"})
+"""What no message shows."""
 
 
 class ConfigurationError(SidestepError, ValueError):
@@ -37,48 +41,12 @@ class SidecarSettings(BaseSettings):
         description="The folder of CURVE keys that `sidestep keygen` made; TCP beyond the loopback "
         "needs it.",
     )
-    state_dir: Path = Field(
-        default_factory=lambda: Path(default_state_dir(os.environ, os.path.expanduser("~"))),
-        description="Where the journal and the sinks' cursors are. On a local disk, never on NFS.",
-    )
-    journal_sync: Literal["normal", "full"] = Field(
-        "normal", description="full: fsync at each commit, to survive a power cut."
-    )
-    credit_mb: int = Field(
-        8, ge=1, le=1024, description="Unacknowledged MiB that a client may send."
-    )
-    max_clients: int = Field(1024, ge=1, description="Clients that are served at once.")
-    history_mb: int = Field(
-        64, ge=0, description="MiB of what is written everywhere that are kept, for tail --history."
-    )
-    archive: bool = Field(
-        True, description="Keep every run's numbers in float64 under LOG_DIR/scalars, for export."
-    )
-    mirror: str | None = Field(
+    webhook_url: SecretStr | None = Field(
         None,
-        description="Where event files and archives are copied to as they grow: "
-        "s3://BUCKET/PREFIX, or any other address that fsspec knows.",
+        description="Where alarms are posted, in the JSON of Slack's incoming webhooks. A secret.",
     )
-    mirror_interval_s: float = Field(
-        15.0, gt=0, description="Seconds between two copies of a file, at least."
-    )
-    prometheus: str | None = Field(
-        None,
-        description="ADDRESS:PORT at which Prometheus can scrape metrics, such as 127.0.0.1:9400.",
-    )
-    prometheus_token: Path | None = Field(
-        None, description="A file with the bearer token that scrapers must present."
-    )
-    prometheus_anyone: bool = Field(
-        False,
-        description="Serve metrics beyond the loopback without a token, to whoever reaches them.",
-    )
-    prometheus_max_series: int = Field(
-        2000, ge=0, description="Values of runs that Prometheus is shown, at most."
-    )
-    alarms: Rules = Field(
-        default_factory=Rules,
-        description="Thresholds of the collapse alarms; `enabled: false` for none.",
+    webhook_min_state: Literal["WATCH", "WARN", "COLLAPSED", "NONFINITE"] = Field(
+        "WARN", description="The least state of an alarm that the webhook is told."
     )
     wandb_backlog_mb: int = Field(
         1024,
@@ -134,13 +102,12 @@ def load(path: str | None, environ: Mapping[str, str], **arguments: Any) -> Side
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ConfigurationError(
-            f"sidecar.{where}: {first['msg']} (got {first['input']!r})"
-        ) from None
+        got = "a secret" if where in _SECRETS else repr(first["input"])
+        raise ConfigurationError(f"sidecar.{where}: {first['msg']} (got {got})") from None
     if settings.endpoint:
         _check_endpoint(settings.endpoint, settings.keys is not None)
-    if settings.prometheus:
-        _check_prometheus(settings.prometheus, settings)
+    if settings.webhook_url:
+        _check_webhook(settings.webhook_url.get_secret_value())
     return settings
 
 
@@ -174,6 +141,20 @@ def _block(path: str | None) -> dict[str, Any]:
     return cast("dict[str, Any]", block)
 
 
+def _check_webhook(url: str) -> None:
+    """See that alarms can be posted to `url`, without showing it."""
+    try:
+        parts = urlsplit(url)
+        well = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port != 0)
+    except ValueError:
+        well = False
+    if not well or not url.isascii() or not url.isprintable() or " " in url:
+        raise ConfigurationError(
+            "webhook_url is no address to post to: expected https://HOST/PATH as the service shows "
+            "it for its incoming webhook, ASCII without spaces (it is a secret, and not shown here)"
+        )
+
+
 def _check_endpoint(endpoint: str, has_keys: bool) -> None:
     if endpoint.startswith("ipc://"):
         return
@@ -204,3 +185,14 @@ def _check_prometheus(address: str, settings: SidecarSettings) -> None:
             "have the names and values of all runs. Take 127.0.0.1, or have scrapers present a "
             "token (`prometheus_token: FILE`), or let anyone read (`prometheus_anyone: true`)"
         )
+
+
+def _otlp_url(endpoint: str) -> str:
+    """The URL of the receiver for metrics: OTLP's own path, when none is given."""
+    url = urlsplit(endpoint)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise ConfigurationError(
+            f"sidecar.otlp_endpoint: {endpoint!r} is no URL of an OTLP/HTTP receiver, such as "
+            "http://127.0.0.1:4318 (gRPC's port, 4317, is another protocol)"
+        )
+    return endpoint if url.path.strip("/") else urlunsplit(url._replace(path="/v1/metrics"))

@@ -20,7 +20,7 @@ from .cursor_file import Cursor
 from .journal_reader import pack_spec
 from .processes import Child
 from .roster import Snapshot
-from .wanted import HOLD_NO_ROWS, Wanted
+from .wanted import KEEP_WHAT_WAITS, Wanted
 
 _LINGER_S: Final = 1.0
 """A run whose last client has gone is closed after this, in case another joins at once."""
@@ -182,7 +182,7 @@ class Supervisor:
 
     def hurry(self, sink: SinkHandle) -> None:
         """Somebody waits for this sink: what it would do after a while, it shall do now."""
-        waits = sink.name in HOLD_NO_ROWS and sink.child.running and not sink.closing
+        waits = sink.name in KEEP_WHAT_WAITS and sink.child.running and not sink.closing
         if waits and not sink.hurried:
             sink.hurried = True
             sink.child.tell({"op": "hurry"})
@@ -234,7 +234,8 @@ class Supervisor:
         """Find its cursor, or put one where the run's rows begin now."""
         found = cursor_file.find(sink.cursor_path, self._journal)
         try:
-            row, sink.gone = (0, 0) if sink.name in HOLD_NO_ROWS else self._beginning(sink.run_id)
+            has_it = sink.name in KEEP_WHAT_WAITS
+            row, sink.gone = (0, 0) if has_it else self._beginning(sink.run_id)
             if found is None:
                 found = Cursor(row, sink.gone, journal=self._journal)
                 cursor_file.store(sink.cursor_path, found)

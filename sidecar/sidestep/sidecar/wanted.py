@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sidestep.proto import RunSpec
@@ -15,8 +16,16 @@ FILE_SINKS: Final = ("tensorboard", "archive")
 
 MIRROR: Final = "mirror"
 
+WEBHOOK: Final = "webhook"
+
+OTLP: Final = "otlp"
+
 HOLD_NO_ROWS: Final = frozenset({MIRROR})
 """Sinks that read what other sinks have written: no row has to wait for them."""
+
+KEEP_WHAT_WAITS: Final = HOLD_NO_ROWS | {WEBHOOK}
+"""Sinks that have elsewhere what they are behind by, so that no row which leaves is missed; they
+can be hurried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +36,19 @@ class Wanted:
         archive: whether runs are to have an archive.
         mirror: the address that files are copied to; None for none.
         mirror_interval_s: seconds between two copies of a file, at least.
+        webhook_url: where alarms are posted; "" for nowhere. A secret.
+        webhook_min_state: the least state that is posted.
+        otlp_endpoint: the URL of a Collector's receiver; None for none.
+        otlp_interval_s: of each tag one value in so many seconds; 0 for all.
     """
 
     archive: bool = True
     mirror: str | None = None
     mirror_interval_s: float = 15.0
+    webhook_url: str = field(default="", repr=False)
+    webhook_min_state: str = "WARN"
+    otlp_endpoint: str | None = None
+    otlp_interval_s: float = 1.0
 
     def sinks(self, run: RunSpec) -> list[str]:
         """The names of the sinks that a run is to have."""
@@ -40,6 +57,8 @@ class Wanted:
             "wandb": run.wandb is not None,
             "archive": self.archive,
             MIRROR: self.mirror is not None and bool(self._file_sinks(run)),
+            WEBHOOK: bool(self.webhook_url),
+            OTLP: self.otlp_endpoint is not None,
         }
         return [name for name, is_wanted in wanted.items() if is_wanted]
 
@@ -51,6 +70,14 @@ class Wanted:
                 "interval_s": self.mirror_interval_s,
                 "file_sinks": self._file_sinks(run),
             }
+        if sink == WEBHOOK:
+            return {
+                "url": self.webhook_url,
+                "min_state": self.webhook_min_state,
+                "host": socket.gethostname(),
+            }
+        if sink == OTLP:
+            return {"url": self.otlp_endpoint, "interval_s": self.otlp_interval_s}
         return {}
 
     def _file_sinks(self, run: RunSpec) -> list[str]:
@@ -60,4 +87,12 @@ class Wanted:
 
 def wanted_by(settings: SidecarSettings) -> Wanted:
     """What the daemon's settings say."""
-    return Wanted(settings.archive, settings.mirror, settings.mirror_interval_s)
+    return Wanted(
+        settings.archive,
+        settings.mirror,
+        settings.mirror_interval_s,
+        settings.webhook_url.get_secret_value() if settings.webhook_url else "",
+        settings.webhook_min_state,
+        settings.otlp_endpoint,
+        settings.otlp_interval_s,
+    )

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final, cast
 
@@ -30,7 +30,7 @@ from .points import Points, read_points
 from .processes import end_descendants
 from .sinks.base import Sink, SinkContext, SinkUnusableError
 from .terminal import leave_signals_to_the_daemon, make_printing_harmless
-from .wanted import MIRROR
+from .wanted import FORWARD, MIRROR, OTLP, WEBHOOK
 
 _BACKOFF_FIRST_S: Final = 0.25
 _BACKOFF_LAST_S: Final = 30.0
@@ -56,6 +56,10 @@ def open_sink(name: str) -> Sink:
         from .sinks.archive import ArchiveSink
 
         return ArchiveSink()
+    if name == OTLP:
+        from .sinks.otlp import OtlpSink
+
+        return OtlpSink()
     raise ValueError(f"unknown sink {name!r}")
 
 
@@ -66,7 +70,7 @@ _ANY_ORDER: Final = frozenset({"tensorboard", "archive"})
 """Sinks that do not care which of two tags comes first; W&B's rows are of one step each."""
 
 # W&B's commit is a round trip to its own service; TensorBoard's is one write.
-_INTERVAL_S: Final = {"tensorboard": 0.05, "wandb": 0.5, "archive": 0.1}
+_INTERVAL_S: Final = {"tensorboard": 0.05, "wandb": 0.5, "archive": 0.1, OTLP: 1.0}
 
 
 class Worker:
@@ -80,6 +84,7 @@ class Worker:
         cursor_path: the cursor's file.
         report: called with what the daemon should know.
         make_sink: makes the sink, anew after each failure.
+        settings: what the daemon's settings say of the sink.
     """
 
     def __init__(
@@ -91,6 +96,7 @@ class Worker:
         cursor_path: str,
         report: Callable[[dict[str, Any]], None],
         make_sink: Callable[[str], Sink] = open_sink,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self._name = sink_name
         self._run_id = run_id
@@ -98,6 +104,7 @@ class Worker:
         self._cursor_path = cursor_path
         self._report = report
         self._make_sink = make_sink
+        self._settings = settings or {}
         self._journal_path = journal_path
         self._cursor = Cursor()
         self._sink: Sink | None = None
@@ -156,6 +163,7 @@ class Worker:
                 self._cursor.state,
                 self._save_state,
                 lambda text: print(f"{self._name} of run {self._run.name!r}: {text}", flush=True),
+                self._settings,
             )
         )
         self._sink = sink
@@ -320,6 +328,15 @@ def main() -> None:
         run = unpack_spec(cast("bytes", task["spec"]))
         MirrorWorker(task["settings"], run, str(task["cursor"]), journal, report).serve(inbox)
         return
+    if task["sink"] == WEBHOOK:
+        from .webhook.worker import WebhookWorker
+
+        run, run_id = unpack_spec(cast("bytes", task["spec"])), int(task["run_id"])
+        journal_path, cursor_path = str(task["journal"]), str(task["cursor"])
+        hook = WebhookWorker(task["settings"], run_id, run, journal_path, cursor_path, report)
+        if not hook.serve(inbox):
+            os._exit(1)  # without waiting for a post that never ends
+        return
     worker = Worker(
         str(task["sink"]),
         int(task["run_id"]),
@@ -327,6 +344,7 @@ def main() -> None:
         str(task["journal"]),
         str(task["cursor"]),
         report,
+        settings=task["settings"],
     )
     if not worker.serve(inbox):
         # Without exit hooks: they belong to the library that has just failed, as do its processes.

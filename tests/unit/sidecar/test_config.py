@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sidestep.sidecar.config import ConfigurationError, load
+from sidestep.sidecar.wanted import wanted_by
 
 
 @pytest.fixture(autouse=True)
@@ -89,3 +90,21 @@ def test_a_threshold_that_is_wrong_is_named(tmp_path: Path, block: str, says: st
 def test_thresholds_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIDESTEP_ALARMS", '{"enabled": false}')
     assert not load(None, {}).alarms.enabled
+
+
+@pytest.mark.parametrize(
+    "url", ["hooks.slack.com/s3cr3t", "ftp://h/s3cr3t", "https://h/a s3cr3t", "https:///s3cr3t"]
+)
+def test_a_webhook_that_is_none_is_said_without_showing_it(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="expected https://HOST/PATH") as raised:
+        load(None, {}, webhook_url=url)
+    assert "s3cr3t" not in str(raised.value)
+
+
+def test_a_webhook_is_shown_nowhere() -> None:
+    settings = load(None, {}, webhook_url="https://hooks.slack.com/services/s3cr3t")
+    assert "s3cr3t" not in f"{settings!r} {settings} {settings.model_dump_json()}"
+    assert "s3cr3t" not in repr(wanted_by(settings))
+    with pytest.raises(ConfigurationError) as raised:
+        load(None, {}, webhook_url=["https://hooks.slack.com/services/s3cr3t"])
+    assert "s3cr3t" not in str(raised.value)

@@ -16,7 +16,12 @@ from .control_client import Control, NoAnswerError, NoDaemonError
 if TYPE_CHECKING:
     from rich.text import Text
 
-_DESTINATIONS: Final = {"wandb": "W&B", "tensorboard": "TensorBoard", "archive": "the archive"}
+_DESTINATIONS: Final = {
+    "wandb": "W&B",
+    "tensorboard": "TensorBoard",
+    "archive": "the archive",
+    "webhook": "the webhook",
+}
 
 
 def status(
