@@ -123,6 +123,24 @@ class JournalReader:
         into.update(readable_tag_sets(rows))
         return len(rows)
 
+    def new_tag_sets(self, client_id: int, first: int) -> Iterator[tuple[int, tuple[str, ...]]]:
+        """A client's tag sets from number `first` on, in order; none is kept here."""
+        rows = self._connection.execute(
+            "SELECT id, tags FROM tag_sets WHERE client_id = ? AND id >= ? ORDER BY id",
+            (client_id, first),
+        )
+        return readable_tag_sets(rows.fetchall())
+
+    def clients_of(self, run_id: int) -> list[tuple[object, ...]]:
+        """What the journal knows of a run's clients: as `forwarding.passengers` reads it."""
+        return self._connection.execute(
+            "SELECT c.id, c.uuid, c.rank, c.attempt, c.pid, c.state, c.durable_seq, c.dropped, "
+            "c.lost, c.rejected, b.emitted, i.hello FROM clients c "
+            "LEFT JOIN client_books b ON b.client_id = c.id "
+            "LEFT JOIN introductions i ON i.client_id = c.id WHERE c.run_id = ?",
+            (run_id,),
+        ).fetchall()
+
     def run_of_client(self, client_id: int) -> int:
         """The run of a client."""
         found = self._connection.execute(

@@ -8,14 +8,13 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from sidestep.proto import keys as files
 from sidestep.proto.addresses import is_loopback, is_tcp, tcp_host
 from sidestep.proto.keys import KeysError
 from sidestep.proto.paths import REMOTE_FILE, RuntimePaths, outbox_dirs, state_dir
 
 from .adopt import find_dead
-from .forward import ForwardError, RemoteKeys, forward
-from .keys import read_key
+from .forward import ForwardError, forward
+from .forwarding.links import RemoteKeys, read_keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +104,4 @@ def _keys(folder: RemoteFolder, environ: Mapping[str, str]) -> RemoteKeys | None
     keys = environ.get("SIDESTEP_KEYS") or folder.keys
     if not keys:
         return None
-    return RemoteKeys(
-        read_key(os.path.join(keys, files.DAEMON_PUBLIC), files.PUBLIC),
-        read_key(os.path.join(keys, files.CLIENT_KEY), files.SECRET),
-    )
+    return read_keys(keys)
