@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, Literal, cast
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -40,6 +40,67 @@ class SidecarSettings(BaseSettings):
         None,
         description="The folder of CURVE keys that `sidestep keygen` made; TCP beyond the loopback "
         "needs it.",
+    )
+    forward_to: str | None = Field(
+        None,
+        description="The next daemon's ZeroMQ address: what clients send is passed on to it, and "
+        "written there instead of here.",
+    )
+    forward_keys: Path | None = Field(
+        None,
+        description="The folder with the next daemon's public key and this one's client key; as "
+        "keys, unless this one has clients over TCP, too.",
+    )
+    state_dir: Path = Field(
+        default_factory=lambda: Path(default_state_dir(os.environ, os.path.expanduser("~"))),
+        description="Where the journal and the sinks' cursors are. On a local disk, never on NFS.",
+    )
+    journal_sync: Literal["normal", "full"] = Field(
+        "normal", description="full: fsync at each commit, to survive a power cut."
+    )
+    credit_mb: int = Field(
+        8, ge=1, le=1024, description="Unacknowledged MiB that a client may send."
+    )
+    max_clients: int = Field(1024, ge=1, description="Clients that are served at once.")
+    history_mb: int = Field(
+        64, ge=0, description="MiB of what is written everywhere that are kept, for tail --history."
+    )
+    archive: bool = Field(
+        True, description="Keep every run's numbers in float64 under LOG_DIR/scalars, for export."
+    )
+    mirror: str | None = Field(
+        None,
+        description="Where event files and archives are copied to as they grow: "
+        "s3://BUCKET/PREFIX, or any other address that fsspec knows.",
+    )
+    mirror_interval_s: float = Field(
+        15.0, gt=0, description="Seconds between two copies of a file, at least."
+    )
+    prometheus: str | None = Field(
+        None,
+        description="ADDRESS:PORT at which Prometheus can scrape metrics, such as 127.0.0.1:9400.",
+    )
+    prometheus_token: Path | None = Field(
+        None, description="A file with the bearer token that scrapers must present."
+    )
+    prometheus_anyone: bool = Field(
+        False,
+        description="Serve metrics beyond the loopback without a token, to whoever reaches them.",
+    )
+    prometheus_max_series: int = Field(
+        2000, ge=0, description="Values of runs that Prometheus is shown, at most."
+    )
+    otlp_endpoint: str | None = Field(
+        None,
+        description="URL of an OpenTelemetry Collector's OTLP/HTTP receiver, such as "
+        "http://127.0.0.1:4318; every run's numbers are sent there.",
+    )
+    otlp_interval_s: float = Field(
+        1.0, ge=0, description="Of each tag one value in so many seconds is sent; 0: every one."
+    )
+    alarms: Rules = Field(
+        default_factory=Rules,
+        description="Thresholds of the collapse alarms; `enabled: false` for none.",
     )
     webhook_url: SecretStr | None = Field(
         None,
@@ -106,6 +167,12 @@ def load(path: str | None, environ: Mapping[str, str], **arguments: Any) -> Side
         raise ConfigurationError(f"sidecar.{where}: {first['msg']} (got {got})") from None
     if settings.endpoint:
         _check_endpoint(settings.endpoint, settings.keys is not None)
+    if settings.forward_to:
+        _check_forward(settings)
+    if settings.otlp_endpoint is not None:
+        settings = settings.model_copy(update={"otlp_endpoint": _otlp_url(settings.otlp_endpoint)})
+    if settings.prometheus:
+        _check_prometheus(settings.prometheus, settings)
     if settings.webhook_url:
         _check_webhook(settings.webhook_url.get_secret_value())
     return settings
@@ -152,6 +219,25 @@ def _check_webhook(url: str) -> None:
         raise ConfigurationError(
             "webhook_url is no address to post to: expected https://HOST/PATH as the service shows "
             "it for its incoming webhook, ASCII without spaces (it is a secret, and not shown here)"
+        )
+
+
+def _check_forward(settings: SidecarSettings) -> None:
+    address = settings.forward_to or ""
+    if not address.startswith(("ipc://", "tcp://")) or address.endswith(("//", ":", ":*")):
+        raise ConfigurationError(
+            f"forward_to {address!r} must be the address of a daemon: ipc://PATH or tcp://HOST:PORT"
+        )
+    if address == settings.endpoint:
+        raise ConfigurationError(
+            f"forward_to {address!r} is this daemon's own endpoint: name the next daemon's"
+        )
+    has_keys = settings.forward_keys is not None or settings.keys is not None
+    if is_tcp(address) and not has_keys and not is_loopback(address):
+        raise ConfigurationError(
+            f"forward_to {address!r}: TCP without keys is for loopback only. Make some with "
+            "`sidestep keygen DIR --client NAME` where the next daemon is, and set `sidecar: "
+            "forward_keys: DIR` or SIDESTEP_FORWARD_KEYS here"
         )
 
 
