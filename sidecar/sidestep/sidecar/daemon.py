@@ -108,10 +108,11 @@ class Daemon:
         cursors = os.path.join(self._state_dir, "cursors")
         os.makedirs(cursors, mode=0o700, exist_ok=True)
         self._places = lock_places(self._state_dir, self._settings.endpoint, self._paths)
+        outboxes = outbox_dirs(self._paths, self._state_dir, os.getuid())
         self._ingest = Ingest(
             self._endpoints(),
             self._open_journal,
-            outbox_dirs(self._paths, self._state_dir, os.getuid()),
+            outboxes,
             self._limits(files),
             os.path.join(self._state_dir, "quarantine"),
             self._committed,
@@ -141,7 +142,7 @@ class Daemon:
             self._journal_path, self._settings.alarms, self._ingest.submit, self._log
         )
         self._sampling = Sampling(
-            self._settings.sample_interval_s, self._ingest.submit, socket.gethostname()
+            self._settings.sample_interval_s, self._ingest.submit, socket.gethostname(), outboxes
         )
         self._books = BookMetrics(self._settings.sample_interval_s, self._ingest.submit)
         self._control = Control(

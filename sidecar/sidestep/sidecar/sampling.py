@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from .outbox_holder import holder
 from .roster import ClientEntry, DaemonPoints, RunEntry
 from .samplers.gpu_host import GpuSampler
 from .samplers.gpu_sample import GpuSample, gpu_scalars
@@ -24,15 +25,21 @@ class Sampling:
     Args:
         interval_s: seconds between two samples of a run.
         submit: journals points.
-        host_name: this machine's name; processes of other machines' clients are not ours.
+        host_name: this machine's name.
+        outbox_dirs: where its clients' outboxes are, by which their processes are known.
     """
 
     def __init__(
-        self, interval_s: float, submit: Callable[[DaemonPoints], None], host_name: str
+        self,
+        interval_s: float,
+        submit: Callable[[DaemonPoints], None],
+        host_name: str,
+        outbox_dirs: Sequence[str],
     ) -> None:
         self._interval_s = interval_s
         self._submit = submit
         self._host_name = host_name
+        self._outbox_dirs = outbox_dirs
         self._host = HostSampler()
         self._gpus = GpuSampler(interval_s)
         self._latest: GpuSample | None = None
@@ -85,8 +92,9 @@ class Sampling:
         values: dict[str, float] = {}
         if self._latest is not None and self._gpu_status()["gpus"]:
             values.update(gpu_scalars(self._latest, client.hello.device_uuids))
-        if client.hello.host == self._host_name:
-            values.update(self._host.process_sample(client.hello.pid))
+        pid = holder(self._outbox_dirs, client.hello.uuid)
+        if pid is not None:
+            values.update(self._host.process_sample(pid))
         return values
 
     def _gpu_status(self) -> dict[str, Any]:

@@ -68,6 +68,12 @@ def test_defaults() -> None:
     assert (found.strict, found.disabled, found.autostart) == (False, False, True)
 
 
+@pytest.mark.parametrize(("said", "may"), [("", True), ("1", True), ("0", False), ("no", False)])
+def test_the_environment_can_forbid_to_start_a_daemon(said: str, may: bool) -> None:
+    assert settings({"SIDESTEP_AUTOSTART": said}).autostart is may
+    assert settings({"SIDESTEP_AUTOSTART": said}, autostart=False).autostart is False
+
+
 def test_argument_before_environment_before_file(config_file: Path) -> None:
     environ = {"SIDESTEP_CONFIG": str(config_file)}
     found = settings(environ)

@@ -27,7 +27,7 @@ class Silent:
 def test_an_old_sample_is_not_what_the_gpus_do_now(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     monkeypatch.setattr(sampling.time, "monotonic", clock)
-    samplers = Sampling(10.0, lambda _: None, "here")
+    samplers = Sampling(10.0, lambda _: None, "here", ())
     monkeypatch.setattr(samplers, "_gpus", Silent())
     samplers.hear()
     clock.now += 20  # one that is late is not yet one that hangs
