@@ -49,7 +49,41 @@ class ScalarBlock:
     values: npt.NDArray[np.float64]
 
 
-Points = ScalarBlock | Value
+@dataclass(frozen=True, slots=True)
+class MixedBlock:
+    """Rows of numbers of several tag sets in turn, in the order of their emission.
+
+    Attributes:
+        tag_sets: the m different tuples of tags.
+        which: int64, shape (n,), the tag set of each row.
+        steps: int64, shape (n,).
+        times_ns: int64, shape (n,), wall time in nanoseconds since the epoch.
+        values: float64, the numbers of all rows, one row after the other.
+    """
+
+    tag_sets: tuple[tuple[str, ...], ...]
+    which: npt.NDArray[np.int64]
+    steps: npt.NDArray[np.int64]
+    times_ns: npt.NDArray[np.int64]
+    values: npt.NDArray[np.float64]
+
+    @property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """How many numbers each row has, int64, shape (n,)."""
+        return np.fromiter(map(len, self.tag_sets), np.int64, len(self.tag_sets))[self.which]
+
+    def alone(self) -> Iterator[ScalarBlock]:
+        """Yield each row as a block of its own."""
+        first = 0
+        for row, which in enumerate(self.which.tolist()):
+            tags = self.tag_sets[which]
+            values = self.values[first : first + len(tags)].reshape(1, -1)
+            first += len(tags)
+            rows = slice(row, row + 1)
+            yield ScalarBlock(tags, self.steps[rows], self.times_ns[rows], values)
+
+
+Points = ScalarBlock | MixedBlock | Value
 
 
 @overload
@@ -141,7 +175,8 @@ def read_points(
         data: the row's records.
         tag_sets: the client's tag sets by their ids.
         any_order: whether numbers of different tags may change places, for larger blocks; those
-            of one tag never do, nor does a number with a value.
+            of one tag never do, nor does a number with a value. Where that does not help, rows of
+            many tag sets in turn are a `MixedBlock`, which there is only then.
 
     Raises:
         RemoteProtocolError: the row is damaged, or names a tag set that is not defined.
@@ -156,6 +191,8 @@ def read_points(
         elif any_order and mixed.sortable(data, places, tag_sets):
             for one, table in mixed.grouped(data, places):
                 yield _block(one, table, tag_sets)
+        elif any_order:
+            yield _mixed(data, places, tag_sets)
         else:
             ids, counts = mixed.tag_sets_of(data, places)
             firsts = places // 2
@@ -174,6 +211,28 @@ def _block(
         raise RemoteProtocolError("malformed", f"{count} scalars of tag set {tag_set}")
     values = table.view(np.float64)[:, _HEAD_WORDS:]
     return ScalarBlock(tags, table[:, 2], table[:, 3], values)
+
+
+def _mixed(
+    data: bytes | memoryview, places: mixed.Places, tag_sets: Mapping[int, tuple[str, ...]]
+) -> MixedBlock:
+    """Records of several tag sets in turn, as they are."""
+    ids, counts = mixed.tag_sets_of(data, places)
+    known, which = np.unique(ids, return_inverse=True)
+    tuples = tuple(tag_sets.get(number, ()) for number in known.tolist())
+    widths = np.fromiter(map(len, tuples), np.int64, len(tuples))
+    wrong = widths[which] != counts
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise RemoteProtocolError("malformed", f"{counts[row]} scalars of tag set {ids[row]}")
+    longs: npt.NDArray[np.int64] = np.frombuffer(data, "<i8", len(data) // 8)
+    rows = places // 2
+    # The records lie one behind the other: what is not a head is a number.
+    first, last = int(rows[0]), int(rows[-1] + _HEAD_WORDS + counts[-1])
+    is_number = np.ones(last - first, np.bool_)
+    is_number[(rows[:, None] - first + np.arange(_HEAD_WORDS)).ravel()] = False
+    values = longs[first:last][is_number].view(np.float64)
+    return MixedBlock(tuples, which, longs[rows + 2], longs[rows + 3], values)
 
 
 def check_rows(

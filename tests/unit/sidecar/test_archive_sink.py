@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from sidestep.proto import Value
-from sidestep.sidecar.points import Points, ScalarBlock
+from sidestep.sidecar.points import MixedBlock, Points, ScalarBlock
 from sidestep.sidecar.sinks import archive
 from sidestep.sidecar.sinks.archive import ArchiveSink
 from sidestep.sidecar.sinks.base import SinkState
@@ -91,6 +91,20 @@ def test_a_record_of_as_many_tags_as_there_can_be(home: Home) -> None:
     home.write(block(tags, [1], [np.arange(4096.0)]))
     (found,) = home.archive().blocks()
     assert (found.tags, found.values.tolist()) == (tuple(tags), [list(map(float, range(4096)))])
+
+
+def test_rows_of_many_tag_sets_in_turn_come_back(home: Home) -> None:
+    tag_sets = [tuple(f"{n}/{k}" for k in range(1 + n % 3)) for n in range(40)]
+    which = np.arange(100) % 40
+    count = sum(len(tag_sets[n]) for n in which)
+    mixed = MixedBlock(
+        tuple(tag_sets), which, np.arange(100), np.arange(100) * 7, np.arange(count) / 3
+    )
+    known = block(["1/0", "1/1"], [500], [[1.0, 2.0]])  # one of their tag sets
+    home.write(known, mixed, known)
+    home.write(mixed, block(["other"], [1], [[0.5]]), mixed)
+    expected = exact([known, *mixed.alone(), known, *mixed.alone(), *mixed.alone()])
+    assert by_tag(p for p in home.read() if p[0] != "other") == by_tag(expected)
 
 
 def test_values_that_are_no_numbers_are_not_its_own(home: Home) -> None:

@@ -22,6 +22,7 @@ from sidestep.proto.records import (
 )
 from sidestep.sidecar.points import (
     MIXED,
+    MixedBlock,
     Points,
     ScalarBlock,
     check_rows,
@@ -95,6 +96,8 @@ def rows_of(points: Points) -> list[Scalars | Value]:
     """The records that a point was made of."""
     if isinstance(points, Value):
         return [points]
+    if isinstance(points, MixedBlock):
+        return [row for one in points.alone() for row in rows_of(one)]
     tag_set = len(points.tags)
     assert points.tags == TAG_SETS[tag_set]
     assert (points.steps.dtype.str, points.values.dtype.str) == ("<i8", "<f8")
@@ -159,8 +162,32 @@ def test_a_tag_in_two_tag_sets_keeps_its_order() -> None:
     shared = {1: ("loss",), 2: ("loss", "lr")}
     data = encode([Scalars(1 + i % 2, i, i, (1.0,) * (1 + i % 2)) for i in range(100)])
     points = list(read_points(data, shared, any_order=True))
-    steps = [p.steps.tolist() for p in points if isinstance(p, ScalarBlock)]
-    assert steps == [[i] for i in range(100)]
+    (mixed,) = points
+    assert isinstance(mixed, MixedBlock)
+    assert mixed.steps.tolist() == [*range(100)]
+    assert [(row.tags, row.steps.tolist()) for row in mixed.alone()] == [
+        (shared[1 + i % 2], [i]) for i in range(100)
+    ]
+
+
+def test_thousands_of_dicts_in_turn_are_one_block_of_many_tag_sets() -> None:
+    tag_sets = {n: tuple(f"{n}/{k}" for k in range(1 + n % 3)) for n in range(40)}
+    row = [Scalars(i % 40, i, 7 * i, (i / 3,) * (1 + i % 40 % 3)) for i in range(100)]
+    (mixed,) = read_points(encode(row), tag_sets, any_order=True)
+    assert isinstance(mixed, MixedBlock)
+    assert mixed.counts.tolist() == [len(one.values) for one in row]
+    assert [mixed.tag_sets[n] for n in mixed.which.tolist()] == [
+        tag_sets[one.tag_set] for one in row
+    ]
+    alone = list(mixed.alone())
+    assert [(one.steps[0], one.times_ns[0], tuple(one.values[0])) for one in alone] == [
+        (one.step, one.time_ns, one.values) for one in row
+    ]
+    with pytest.raises(RemoteProtocolError, match="scalars of tag set 39"):
+        list(read_points(encode(row), {**tag_sets, 39: ("x",) * 9}, any_order=True))
+    del tag_sets[39]
+    with pytest.raises(RemoteProtocolError, match="scalars of tag set 39"):
+        list(read_points(encode(row), tag_sets, any_order=True))
 
 
 @calm

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 from tensorboard.compat.proto.event_pb2 import Event
 
-from sidestep.sidecar.points import ScalarBlock, wall_times_s
-from sidestep.sidecar.sinks import scalar_events
+from sidestep.sidecar.points import MixedBlock, ScalarBlock, wall_times_s
+from sidestep.sidecar.sinks import event_layout, scalar_events
 from sidestep.sidecar.sinks.event_file import record, version_record
 from sidestep.sidecar.sinks.scalar_events import ScalarEvents
 from tests.support.event_reader import block, events, scalars, scalars_of
@@ -139,9 +140,81 @@ def test_a_tag_that_is_no_text_does_not_stop_the_others() -> None:
     assert b"a?b" in records(block(["a\ud800b"], [1], [[1.0]]))
 
 
-def test_layouts_are_forgotten_before_they_fill_the_memory() -> None:
-    encoder = ScalarEvents()
-    for i in range(3000):
-        points = block([f"{i}/{'x' * 1000}"], [i], [[1.0]])
-        assert records(points, encoder) == records(points)
-    assert sum(layout.summary_bytes for layout in encoder._layouts.values()) <= 512 << 10
+@st.composite
+def mixed_blocks(draw: st.DrawFn) -> MixedBlock:
+    tag_sets = draw(st.lists(st.lists(TAGS, min_size=1, max_size=4), min_size=1, max_size=5))
+    rows = draw(st.lists(st.integers(0, len(tag_sets) - 1), min_size=1, max_size=20))
+    steps = st.lists(
+        st.integers(0, 300) | st.sampled_from(EDGES) | INT64,
+        min_size=len(rows),
+        max_size=len(rows),
+    )
+    count = sum(len(tag_sets[row]) for row in rows)
+    return MixedBlock(
+        tuple(map(tuple, tag_sets)),
+        np.array(rows, np.int64),
+        np.array(draw(steps), np.int64),
+        np.arange(1, 1 + len(rows), dtype=np.int64) * 10**8,
+        np.array(draw(st.lists(st.floats(), min_size=count, max_size=count)), np.float64),
+    )
+
+
+@pytest.mark.usefixtures("way")
+@settings(calm, max_examples=60)
+@given(st.lists(blocks() | mixed_blocks(), max_size=6))
+def test_gathered_blocks_have_the_bytes_of_each_alone(
+    some: list[ScalarBlock | MixedBlock],
+) -> None:
+    alone = [
+        one
+        for points in some
+        for one in (points.alone() if isinstance(points, MixedBlock) else (points,))
+    ]
+    expected = b"".join(protobuf_records(one) for one in alone)
+    assert bytes(ScalarEvents().gathered(some)) == expected
+
+
+def test_layouts_are_forgotten_before_they_fill_the_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(event_layout, "_MAX_CACHED_BYTES", 1 << 18)
+    for count, tags in ((500, 1), (100, 40)):
+        blocks = [
+            block(
+                [f"train/{i}/{k}/{'x' * 20}" for k in range(tags)], [i, i + 300], np.ones((2, tags))
+            )
+            for i in range(count)
+        ]
+        tracemalloc.start()
+        encoder = ScalarEvents()
+        for points in blocks:
+            assert records(points, encoder) == records(points)
+            encoder.gathered([points] * 10)  # makes a template of it
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert 1 << 16 < encoder.layouts.nbytes <= 1 << 18
+        assert held < 1.1 * encoder.layouts.nbytes + 20_000, "they take more than they say"
+
+
+def test_of_more_layouts_than_there_is_room_for_some_are_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = 0
+
+    class Counted(event_layout.Layout):
+        def __init__(self, tags: tuple[str, ...]) -> None:
+            nonlocal made
+            made += 1
+            super().__init__(tags)
+
+    monkeypatch.setattr(event_layout, "Layout", Counted)
+    layouts = event_layout.Layouts()
+    tag_sets = [(f"m{n}",) for n in range(1000)]
+    monkeypatch.setattr(
+        event_layout, "_MAX_CACHED_BYTES", 800 * event_layout.Layout(tag_sets[0]).nbytes
+    )
+    for _ in range(20):
+        for tags in tag_sets:
+            assert layouts.of(tags).summary == event_layout.Layout(tags).summary
+    made -= 20_000  # those that were compared with
+    assert made < 0.8 * 20_000

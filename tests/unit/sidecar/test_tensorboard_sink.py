@@ -117,6 +117,7 @@ def test_much_at_once_is_handed_over_in_portions(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tensorboard, "_FLUSH_BYTES", 1000)
+    monkeypatch.setattr(tensorboard, "_GATHERED_NUMBERS", 10)
     sink = home.open()
     points = [one(step) for step in range(100)]
     sink.write(points)

@@ -20,7 +20,7 @@ from typing import Final
 
 import google_crc32c
 
-from ..points import Points, ScalarBlock
+from ..points import MixedBlock, Points, ScalarBlock
 from . import archive_format as form
 from .base import SinkContext, SinkState
 from .event_file import (
@@ -52,7 +52,7 @@ class ArchiveSink:
         self._newest_tags = 0
         self._tag_sets: dict[tuple[str, ...], int] = {}  # of the file
         # Not yet bytes: in another file their tag sets would have other numbers.
-        self._pending: list[ScalarBlock] = []
+        self._pending: list[ScalarBlock | MixedBlock] = []
         self._pending_bytes = 0
 
     def open(self, context: SinkContext) -> None:
@@ -89,11 +89,16 @@ class ArchiveSink:
             OSError: the file cannot be written.
         """
         for block in points:
-            if isinstance(block, ScalarBlock):
+            if isinstance(block, MixedBlock):
                 self._pending.append(block)
-                self._pending_bytes += 64 + 8 * len(block.steps) * (2 + len(block.tags))
-                if self._pending_bytes >= _FLUSH_BYTES:
-                    self._flush()
+                self._pending_bytes += 56 * len(block.steps) + block.values.nbytes
+            elif isinstance(block, ScalarBlock):
+                self._pending.append(block)
+                self._pending_bytes += 64 + 16 * len(block.steps) + block.values.nbytes
+            else:
+                continue
+            if self._pending_bytes >= _FLUSH_BYTES:
+                self._flush()
 
     def commit(self) -> SinkState:
         """Hand everything to the operating system, and say how far the file goes.
@@ -129,24 +134,33 @@ class ArchiveSink:
             self._tag_sets[tags], self._newest_tags = tag_set, at
         self._pending, self._pending_bytes = [], 0
 
-    def _frames(self, at: int, fresh: dict[tuple[str, ...], tuple[int, int]]) -> Iterator[bytes]:
+    def _frames(
+        self, at: int, fresh: dict[tuple[str, ...], tuple[int, int]]
+    ) -> Iterator[bytes | bytearray]:
         """The pieces of all pending blocks' frames, the first of which comes to lie at `at`.
 
         What is defined in them goes into `fresh`, and into this object once it is written.
         """
         newest = self._newest_tags
         for block in self._pending:
-            tag_set = self._tag_sets.get(block.tags)
-            if tag_set is None and block.tags in fresh:
-                tag_set = fresh[block.tags][0]
-            elif tag_set is None:
-                tag_set = len(self._tag_sets) + len(fresh)
-                definition = form.tags_frame(tag_set, block.tags, newest)
-                fresh[block.tags] = tag_set, at
-                newest = at
-                at += len(definition)
-                yield definition
-            for piece in form.block_frames(tag_set, block):
+            numbers: list[int] = []
+            for tags in block.tag_sets if isinstance(block, MixedBlock) else (block.tags,):
+                tag_set = self._tag_sets.get(tags)
+                if tag_set is None and tags in fresh:
+                    tag_set = fresh[tags][0]
+                elif tag_set is None:
+                    tag_set = len(self._tag_sets) + len(fresh)
+                    definition = form.tags_frame(tag_set, tags, newest)
+                    fresh[tags] = tag_set, at
+                    newest = at
+                    at += len(definition)
+                    yield definition
+                numbers.append(tag_set)
+            if isinstance(block, MixedBlock):
+                pieces: Iterable[bytes | bytearray] = (form.mixed_frames(numbers, block),)
+            else:
+                pieces = form.block_frames(numbers[0], block)
+            for piece in pieces:
                 at += len(piece)
                 yield piece
 

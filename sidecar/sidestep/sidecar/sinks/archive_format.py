@@ -26,9 +26,11 @@ from typing import Any, Final, cast
 
 import google_crc32c
 import msgpack
+import numpy as np
 
-from ..points import ScalarBlock
+from ..points import MixedBlock, ScalarBlock
 from .event_file import CRC, HEAD, masked, record, record_head
+from .sheet import Sheet, places_of
 
 FOLDER: Final = "scalars"
 """The folder in a log directory that holds one folder for each run."""
@@ -102,6 +104,25 @@ def block_frames(tag_set: int, block: ScalarBlock) -> Iterator[bytes]:
         yield record_head(len(body))
         yield body
         yield CRC.pack(masked(google_crc32c.value(body)))
+
+
+def mixed_frames(tag_sets: Sequence[int], block: MixedBlock) -> bytearray:
+    """The frames of `block`, whose tag sets have these numbers: one row in each."""
+    widths = [len(tags) for tags in block.tag_sets]
+    rests = [2 * 8 + 8 * width for width in widths]
+    templates = [
+        record_head(BODY_HEAD.size + rest)
+        + BODY_HEAD.pack(BLOCK, tag_set, 1, width)
+        + bytes(rest + CRC.size)
+        for tag_set, width, rest in zip(tag_sets, widths, rests, strict=True)
+    ]
+    sheet = Sheet(templates, block.which)
+    at = sheet.starts + HEAD.size + BODY_HEAD.size
+    sheet.put("<i8", at, block.steps)
+    sheet.put("<i8", at + 8, block.times_ns)
+    tables = [np.arange(width) * 8 for width in widths]
+    sheet.put("<f8", places_of(at + 16, tables, block.which), block.values)
+    return sheet.seal()
 
 
 # --- reading -----------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from typing import Any, Final, cast
 
 from sidestep.proto import Value
 
-from ..points import Points, ScalarBlock
+from ..points import MixedBlock, Points, ScalarBlock
 from .base import SinkContext, SinkState
 from .event_file import record
 from .folder_log import FolderLog, is_safe_folder, safe_folder, safe_suffix
@@ -32,6 +32,12 @@ FOLDER: Final = "tensorboard"
 
 _FLUSH_BYTES: Final = 1 << 20
 """Points are handed to the system in portions of about this size, and at each commit."""
+
+_SMALL_ROWS: Final = 64
+"""Blocks of fewer rows wait for each other: together they cost a fraction."""
+
+_GATHERED_NUMBERS: Final = 32 << 10
+"""When they have so many numbers, some 800 KiB of records, they are written."""
 
 _MAX_FOLDERS: Final = 1000
 """Folders below one run's: each is a file, and stored with every commit."""
@@ -63,6 +69,8 @@ class TensorBoardSink:
         self._own: FolderLog | None = None
         self._below: dict[str, FolderLog] = {}
         self._pending_bytes = 0
+        self._gathered: list[ScalarBlock | MixedBlock] = []
+        self._gathered_numbers = 0
         self._series = SeriesTable()
         self._series_committed: dict[str, list[str]] = {}
         self._skipped = self._skipped_committed = 0
@@ -100,15 +108,24 @@ class TensorBoardSink:
         Raises:
             OSError: a file cannot be written.
         """
+        self._opened()
         for point in points:
-            if not isinstance(point, ScalarBlock):
+            if not isinstance(point, (ScalarBlock, MixedBlock)):
+                self._put_gathered()  # in the order of their emission, however they come here
                 self._take(point)
-            elif not self._series:
-                own = self._opened()
-                for records in self._scalars.records(point):
-                    self._append(own, records)
+            elif self._series:
+                self._put_gathered()
+                for block in point.alone() if isinstance(point, MixedBlock) else (point,):
+                    self._take_divided(block)
+            elif isinstance(point, MixedBlock) or len(point.steps) < _SMALL_ROWS:
+                self._gathered.append(point)
+                self._gathered_numbers += point.values.size
+                if self._gathered_numbers >= _GATHERED_NUMBERS:
+                    self._put_gathered()
             else:
-                self._take_divided(point)
+                self._put_gathered()
+                for records in self._scalars.records(point):
+                    self._append(self._opened(), records)
 
     def commit(self) -> SinkState:
         """Hand everything to the operating system, and say how far the files go.
@@ -116,6 +133,7 @@ class TensorBoardSink:
         Raises:
             OSError: a file cannot be written; nothing torn is left in it.
         """
+        self._put_gathered()
         self._flush()
         for log in (self._opened(), *self._below.values()):
             log.commit()
@@ -127,10 +145,16 @@ class TensorBoardSink:
         """Close the files. What was not committed is dropped: it will be handed over again."""
         logs = [*self._below.values(), *([self._own] if self._own else [])]
         self._own, self._below, self._pending_bytes = None, {}, 0
+        self._gathered, self._gathered_numbers = [], 0
         for log in logs:
             log.release()
 
     # --- points to records ---------------------------------------------------------------------
+
+    def _put_gathered(self) -> None:
+        blocks, self._gathered, self._gathered_numbers = self._gathered, [], 0
+        if blocks:
+            self._append(self._opened(), self._scalars.gathered(blocks))
 
     def _take_divided(self, block: ScalarBlock) -> None:
         for folder, style, part in self._series.divided(block):
@@ -187,7 +211,7 @@ class TensorBoardSink:
 
     # --- records to files ----------------------------------------------------------------------
 
-    def _append(self, log: FolderLog, records: bytes | memoryview) -> None:
+    def _append(self, log: FolderLog, records: bytes | bytearray | memoryview) -> None:
         before = len(log.pending)
         log.pending += records
         self._pending_bytes += len(log.pending) - before

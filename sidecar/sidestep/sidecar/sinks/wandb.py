@@ -32,7 +32,7 @@ from typing import Any, Final, cast
 
 from sidestep.proto import Value
 
-from ..points import Points, ScalarBlock
+from ..points import MixedBlock, Points, ScalarBlock
 from . import wandb_alerts
 from .base import SinkContext, SinkState
 from .rendering.hparams import hparams_of
@@ -130,6 +130,9 @@ class WandbSink:
         for point in points:
             if isinstance(point, ScalarBlock):
                 self._take_block(point)
+            elif isinstance(point, MixedBlock):
+                for block in point.alone():
+                    self._take_block(block)
             else:
                 self._take_value(point)
         self._hand_over()
