@@ -1,4 +1,4 @@
-"""deploy/systemd: systemd's own tools find the units sound, and their patience fits the daemon's."""
+"""deploy/systemd: systemd's own tools find the units sound, and their patience is enough."""
 
 from __future__ import annotations
 

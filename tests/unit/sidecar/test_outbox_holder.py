@@ -30,7 +30,8 @@ def outbox(tmp_path: Path) -> Path:
     return path
 
 
-def locked_by_another(outbox: Path, *before: str) -> subprocess.Popen[str]:
+def locked_by_another(outbox: Path, *before: str) -> tuple[subprocess.Popen[str], int]:
+    """A process that has it locked, and what that process takes its own number for."""
     process = subprocess.Popen(
         [*before, sys.executable, "-c", LOCK, str(outbox)],
         stdin=subprocess.PIPE,
@@ -38,8 +39,7 @@ def locked_by_another(outbox: Path, *before: str) -> subprocess.Popen[str]:
         text=True,
     )
     assert process.stdout is not None
-    process.own_pid = int(process.stdout.readline() or -1)  # type: ignore[attr-defined]
-    return process
+    return process, int(process.stdout.readline() or -1)
 
 
 def end(process: subprocess.Popen[str]) -> None:
@@ -49,7 +49,7 @@ def end(process: subprocess.Popen[str]) -> None:
 def test_it_is_the_one_that_has_the_lock(outbox: Path, tmp_path: Path) -> None:
     places = (str(tmp_path / "missing"), str(tmp_path))
     assert holder(places, CLIENT) is None
-    process = locked_by_another(outbox)
+    process, _ = locked_by_another(outbox)
     assert holder(places, CLIENT) == process.pid
     end(process)
     assert holder(places, CLIENT) is None
@@ -61,8 +61,8 @@ def test_of_a_container_it_is_known_here_by_our_number_and_not_by_its_own(outbox
     if unshare is None or os.geteuid() != 0:
         pytest.skip("needs root and the command unshare")
     apart = [unshare, "--pid", "--fork", "--kill-child"]
-    process = locked_by_another(outbox, *apart)
-    assert process.own_pid == 1  # type: ignore[attr-defined]
+    process, own = locked_by_another(outbox, *apart)
+    assert own == 1
     seen = holder([str(outbox.parent)], CLIENT)
     assert seen is not None
     assert Path(f"/proc/{seen}/cmdline").read_bytes().split(b"\0")[1] == b"-c"
