@@ -25,6 +25,7 @@ from .deriving import Deriving, underived
 from .drain import Drain
 from .exposing import Exposing
 from .feed import Feed
+from .forwarding.books import BooksTelling
 from .ingest import Ingest
 from .journal import Journal
 from .journal_check import count_put_aside
@@ -35,6 +36,7 @@ from .observers import control_door, feed_door
 from .progress import Progress
 from .rewinding import rewind
 from .roster import Limits
+from .sampled import Sampled
 from .sampling import Sampling
 from .service_manager import ServiceManager
 from .supervisor import SinkHandle, Supervisor
@@ -135,7 +137,9 @@ class Daemon:
             self._reader.beginning,
             wanted=wanted_by(self._settings),
             deadline_s=self._settings.worker_deadline_s,
+            on_alarm=self._ingest.submit,
         )
+        self._books_telling = BooksTelling(self._supervisor)
         cap = BacklogCap(self._reader, self._settings.wandb_backlog_mb << 20, self._log)
         self._trimming = Trimming(self._supervisor, cap, self._ingest.trim, self._log)
         self._deriving = Deriving(
@@ -144,6 +148,7 @@ class Daemon:
         self._sampling = Sampling(
             self._settings.sample_interval_s, self._ingest.submit, socket.gethostname(), outboxes
         )
+        self._sampled = Sampled(passes_on=self._settings.forward_to is not None)
         self._books = BookMetrics(self._settings.sample_interval_s, self._ingest.submit)
         self._control = Control(
             control_door(self._paths.control_endpoint, observers, self._log),
@@ -185,7 +190,8 @@ class Daemon:
         if clients < wanted:
             why = f"its limit of open files is {files}: ulimit -n"
             self._log(f"at most {clients} of {wanted} clients can be served: {why}")
-        return Limits(self._settings.credit_mb << 20, clients, connections, why)
+        passes_on = self._settings.forward_to is not None
+        return Limits(self._settings.credit_mb << 20, clients, connections, why, passes_on)
 
     def _endpoints(self) -> list[str]:
         own = self._paths.data_endpoint
@@ -258,8 +264,11 @@ class Daemon:
             self._sampling.start()
         self._supervisor.tick(snapshot, {run.id for run, _ in live})
         self._deriving.tick(snapshot)
-        self._sampling.tick(live)
-        self._books.tick(live, snapshot, self._supervisor)
+        self._sampling.tick(self._sampled.of(snapshot))
+        if self._settings.forward_to:
+            self._books_telling.tick(snapshot)
+        else:
+            self._books.tick(live, snapshot, self._supervisor)
         self._trimming.tick(snapshot)
         self._exposing.tick()
         self._control.advance()

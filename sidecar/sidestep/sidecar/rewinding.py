@@ -15,7 +15,7 @@ from typing import Final
 from . import cursor_file
 from .journal import Journal
 
-_SINKS: Final = ("tensorboard", "wandb", "archive")
+_SINKS: Final = ("tensorboard", "wandb", "archive", "forward")
 
 
 def rewind(directory: str, journal: Journal, log: Callable[[str], None]) -> None:

@@ -65,11 +65,12 @@ class Sampling:
         for sample in self._gpus.on_readable():
             self._latest, self._latest_at = sample, time.monotonic()
 
-    def tick(self, live: Sequence[tuple[RunEntry, ClientEntry]]) -> None:
+    def tick(self, live: Sequence[tuple[RunEntry, ClientEntry, str]]) -> None:
         """Look after the samplers; when it is time, add a sample to each live run.
 
         Args:
-            live: each live run with the client whose devices and process count (rank 0's).
+            live: each live run with the client whose devices and process count (of the lowest
+                rank here), and with what precedes its tags (see `sampled`).
         """
         if not self._started:
             return
@@ -79,11 +80,12 @@ class Sampling:
         self._next = time.monotonic() + self._interval_s
         self.host_values = self._host.sample()
         time_ns = time.time_ns()
-        for run, client in live:
+        for run, client, prefix in live:
             if run.last_step is None:
                 continue  # nothing was emitted yet: there is no step to carry
             values = {**self.host_values, **self._of_client(client)}
             if values:
+                values = {prefix + tag: value for tag, value in values.items()}
                 self._submit(
                     DaemonPoints(run.id, SOURCE, scalars=[(run.last_step, time_ns, values)])
                 )

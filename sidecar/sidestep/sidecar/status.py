@@ -68,6 +68,7 @@ def _sink(sink: SinkHandle, snapshot: Snapshot, supervisor: Supervisor) -> dict[
         "state": sink.state if sink.trouble is None else "degraded",
         "lag_records": supervisor.lag(sink, snapshot),
         "error": sink.error or sink.trouble,
+        **supervisor.told_of(sink),
         "retry_in_s": supervisor.retry_in_s(sink),
         "skipped": sink.skipped,
         "dropped": sink.dropped,

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sidestep.proto import RunSpec
+from sidestep.proto import Alarm, RunSpec
 
 from . import cursor_file
 from .cursor_file import Cursor
 from .journal_reader import pack_spec
 from .processes import Child
-from .roster import Snapshot
-from .wanted import KEEP_WHAT_WAITS, Wanted
+from .roster import PassedAlarm, Snapshot
+from .wanted import FORWARD, KEEP_WHAT_WAITS, Wanted
 
 _LINGER_S: Final = 1.0
 """A run whose last client has gone is closed after this, in case another joins at once."""
@@ -97,6 +97,7 @@ class Supervisor:
         wanted: which sinks a run is to have.
         deadline_s: a worker that has something to do and says nothing for so long is killed: its
             library hangs.
+        on_alarm: is told what a next daemon says of a run's health.
         clock: monotonic seconds.
     """
 
@@ -111,10 +112,12 @@ class Supervisor:
         *,
         wanted: Wanted | None = None,
         deadline_s: float = 120.0,
+        on_alarm: Callable[[PassedAlarm], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._umask = umask
         self._wanted = wanted or Wanted()
+        self._on_alarm = on_alarm
         self._journal_path = journal_path
         self._journal = journal
         self._cursor_dir = cursor_dir
@@ -146,6 +149,10 @@ class Supervisor:
         """Whether it has something to do, and there is hope that it will."""
         behind = sink.child.running or sink.unclosed or self.lag(sink, snapshot) > 0
         return behind and sink.state != "failed"
+
+    def told_of(self, sink: SinkHandle) -> Mapping[str, str]:
+        """What `status` says of a sink beside how it fares."""
+        return self._wanted.shown(sink.name)
 
     def retry_in_s(self, sink: SinkHandle) -> float | None:
         """Seconds until a sink that does not work is tried again; None while it is being tried."""
@@ -237,7 +244,9 @@ class Supervisor:
             has_it = sink.name in KEEP_WHAT_WAITS
             row, sink.gone = (0, 0) if has_it else self._beginning(sink.run_id)
             if found is None:
-                found = Cursor(row, sink.gone, journal=self._journal)
+                # Whom the next daemon has to hear of, it must, also when there are no records.
+                state = {"closed": False} if sink.name == FORWARD else None
+                found = Cursor(row, sink.gone, state, self._journal)
                 cursor_file.store(sink.cursor_path, found)
         except (OSError, sqlite3.Error) as error:
             sink.state, sink.error = "degraded", f"its cursor cannot be stored: {error}"
@@ -250,7 +259,7 @@ class Supervisor:
         if not sink.begun:
             self._begin(sink)
         if not sink.child.running:
-            self._start(sink, lag, now)
+            self._start(sink, lag > 0 or (live and sink.name == FORWARD), now)
             return
         if lag and not sink.told and not sink.closing and sink.state == "ok":
             self._tell(sink)
@@ -272,8 +281,8 @@ class Supervisor:
             sink.heard = now
             sink.child.tell({"op": "close", "finished": True})
 
-    def _start(self, sink: SinkHandle, lag: int, now: float) -> None:
-        is_wanted = sink.begun and (lag > 0 or sink.unclosed) and now >= sink.retry_at
+    def _start(self, sink: SinkHandle, has_work: bool, now: float) -> None:
+        is_wanted = sink.begun and (has_work or sink.unclosed) and now >= sink.retry_at
         if not is_wanted or not sink.child.ensure():
             if sink.child.problem is not None:
                 sink.state, sink.error = "degraded", sink.child.problem
@@ -290,6 +299,8 @@ class Supervisor:
 
     def _take(self, sink: SinkHandle, message: dict[str, Any]) -> None:
         state, error = str(message["state"]), message["error"]
+        for alarm in message.get("alarms", ()):
+            self._on_alarm(PassedAlarm(sink.run_id, Alarm(*alarm)))
         self.journal_damage = self.journal_damage or message["journal_damage"]
         sink.skipped = int(message["skipped"])
         sink.cursor = Cursor(

@@ -16,6 +16,9 @@ FILE_SINKS: Final = ("tensorboard", "archive")
 
 MIRROR: Final = "mirror"
 
+FORWARD: Final = "forward"
+"""Passes a run on to the next daemon, which writes it: then no other sink is wanted here."""
+
 WEBHOOK: Final = "webhook"
 
 OTLP: Final = "otlp"
@@ -38,6 +41,8 @@ class Wanted:
         mirror_interval_s: seconds between two copies of a file, at least.
         webhook_url: where alarms are posted; "" for nowhere. A secret.
         webhook_min_state: the least state that is posted.
+        forward_to: the next daemon's address; None for none.
+        forward_keys: the folder of keys for that; None for none.
         otlp_endpoint: the URL of a Collector's receiver; None for none.
         otlp_interval_s: of each tag one value in so many seconds; 0 for all.
     """
@@ -47,11 +52,15 @@ class Wanted:
     mirror_interval_s: float = 15.0
     webhook_url: str = field(default="", repr=False)
     webhook_min_state: str = "WARN"
+    forward_to: str | None = None
+    forward_keys: str | None = None
     otlp_endpoint: str | None = None
     otlp_interval_s: float = 1.0
 
     def sinks(self, run: RunSpec) -> list[str]:
         """The names of the sinks that a run is to have."""
+        if self.forward_to is not None:
+            return [FORWARD]
         wanted = {
             "tensorboard": bool(run.tensorboard),
             "wandb": run.wandb is not None,
@@ -64,6 +73,8 @@ class Wanted:
 
     def settings(self, sink: str, run: RunSpec) -> Mapping[str, Any]:
         """What a sink's worker is told beside the run: MessagePack types."""
+        if sink == FORWARD:
+            return {"endpoint": self.forward_to, "keys": self.forward_keys}
         if sink == MIRROR:
             return {
                 "url": self.mirror,
@@ -80,6 +91,10 @@ class Wanted:
             return {"url": self.otlp_endpoint, "interval_s": self.otlp_interval_s}
         return {}
 
+    def shown(self, sink: str) -> Mapping[str, str]:
+        """What everybody may know of a sink's settings."""
+        return {"address": self.forward_to} if sink == FORWARD and self.forward_to else {}
+
     def _file_sinks(self, run: RunSpec) -> list[str]:
         has = {"tensorboard": bool(run.tensorboard), "archive": self.archive}
         return [name for name in FILE_SINKS if has[name]]
@@ -87,12 +102,15 @@ class Wanted:
 
 def wanted_by(settings: SidecarSettings) -> Wanted:
     """What the daemon's settings say."""
+    keys = settings.forward_keys or settings.keys
     return Wanted(
         settings.archive,
         settings.mirror,
         settings.mirror_interval_s,
         settings.webhook_url.get_secret_value() if settings.webhook_url else "",
         settings.webhook_min_state,
+        settings.forward_to,
+        str(keys) if keys else None,
         settings.otlp_endpoint,
         settings.otlp_interval_s,
     )

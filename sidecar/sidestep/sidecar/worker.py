@@ -321,6 +321,13 @@ def main() -> None:
         except ChannelClosedError:
             os._exit(0)
 
+    if task["sink"] == FORWARD:
+        from .forwarding.worker import ForwardWorker
+
+        paths = str(task["journal"]), str(task["cursor"])
+        if not ForwardWorker(task["settings"], int(task["run_id"]), *paths, report).serve(inbox):
+            os._exit(1)
+        return
     if task["sink"] == MIRROR:
         from .mirror_worker import MirrorWorker
 

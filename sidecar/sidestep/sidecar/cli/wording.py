@@ -165,7 +165,8 @@ def alarm(state: object) -> str:
 def sink(state: Mapping[str, Any]) -> str:
     """A sink as `tensorboard ok` or `wandb degraded, 1,200 behind: why`."""
     behind = state.get("lag_records") or 0
-    text = f"{state.get('name', '?')} {state.get('state', '?')}"
+    to = f" to {state['address']}" if state.get("address") else ""
+    text = f"{state.get('name', '?')}{to} {state.get('state', '?')}"
     if behind:
         text += f", {count(behind)} behind"
     if state.get("dropped"):
