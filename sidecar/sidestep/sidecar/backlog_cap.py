@@ -1,9 +1,9 @@
-"""Bounds what the journal keeps for W&B alone: the oldest of it is dropped, and counted.
+"""Bounds what the journal keeps for a service alone: the oldest of it is dropped, and counted.
 
 Every other reader keeps its rows for as long as it takes; a service that is away for weeks must
-not fill the disk. What waits for W&B alone is measured a few rows at a time, from where it stands
-to where all others stand, without recent history, which is kept in any case. Nothing is measured
-while there is no such row.
+not fill the disk. What waits for W&B alone, or for a Collector, is measured a few rows at a time,
+from where it stands to where all others stand, without recent history, which is kept in any case.
+Nothing is measured while there is no such row.
 
 A drop is no more than letting rows go. Nobody writes down how many: rows count a run's records
 without a gap, so that a sink which finds a gap before its next row knows what it missed. The
@@ -22,7 +22,7 @@ from typing import Final
 from .journal_reader import JournalReader
 from .supervisor import SinkHandle
 
-CAPPED: Final = frozenset({"wandb"})
+CAPPED: Final = frozenset({"wandb", "otlp"})
 """Sinks behind which is a service that may be away for longer than a disk is large."""
 
 _CHUNKS: Final = 256
@@ -75,6 +75,14 @@ class _Backlog:
         return nbytes
 
 
+_Key = tuple[int, str]
+"""Of a sink: its run and its name."""
+
+
+def _key(sink: SinkHandle) -> _Key:
+    return sink.run_id, sink.name
+
+
 class BacklogCap:
     """The cap over all runs together.
 
@@ -89,7 +97,7 @@ class BacklogCap:
         self._cap_bytes = cap_bytes
         self._chunk_bytes = max(1, cap_bytes // _CHUNKS)
         self._log = log
-        self._backlogs: dict[int, _Backlog] = {}
+        self._backlogs: dict[_Key, _Backlog] = {}
 
     def look(self, sinks: Iterable[tuple[SinkHandle, int]]) -> None:
         """Measure on, and drop what is over the cap.
@@ -97,24 +105,24 @@ class BacklogCap:
         Args:
             sinks: capped sinks, each with the last row that nobody else needs.
         """
-        found: dict[int, SinkHandle] = {}
+        found: dict[_Key, SinkHandle] = {}
         for sink, until in sinks:
-            found[sink.run_id] = sink
+            found[_key(sink)] = sink
             self._measure(sink, until)
-        over = sum(self._backlogs[run_id].nbytes for run_id in found) - self._cap_bytes
+        over = sum(self._backlogs[key].nbytes for key in found) - self._cap_bytes
         while over > 0:
-            waiting = [run_id for run_id in found if self._backlogs[run_id].chunks]
-            oldest = min(waiting, key=lambda run_id: self._backlogs[run_id].chunks[0][0])
+            waiting = [key for key in found if self._backlogs[key].chunks]
+            oldest = min(waiting, key=lambda key: self._backlogs[key].chunks[0][0])
             over -= self._backlogs[oldest].drop_oldest()
             self._say(found[oldest])
 
     def passed(self, sink: SinkHandle) -> int:
         """The row up to which the sink needs nothing any more."""
-        backlog = self._backlogs.get(sink.run_id)
+        backlog = self._backlogs.get(_key(sink))
         return max(sink.cursor.row, backlog.dropped if backlog else 0)
 
     def _measure(self, sink: SinkHandle, until: int) -> None:
-        backlog = self._backlogs.setdefault(sink.run_id, _Backlog())
+        backlog = self._backlogs.setdefault(_key(sink), _Backlog())
         backlog.begin_at(max(sink.cursor.row, backlog.dropped))
         if backlog.dropped > sink.cursor.row:
             sink.gone = self._reader.beginning(sink.run_id)[1]
@@ -128,7 +136,7 @@ class BacklogCap:
             backlog.measured = until  # the other runs' rows
 
     def _say(self, sink: SinkHandle) -> None:
-        backlog = self._backlogs[sink.run_id]
+        backlog = self._backlogs[_key(sink)]
         if not backlog.said:
             backlog.said = True
             self._log(

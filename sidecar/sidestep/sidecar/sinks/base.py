@@ -13,8 +13,8 @@ gets everything after the cursor again. A sink that can undo what it wrote after
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from sidestep.proto import RunSpec, SidestepError
 
@@ -44,6 +44,7 @@ class SinkContext:
         save: stores a state at once, with the cursor as it is: for a name that must be known
             before the first byte is written under it.
         log: says something to the daemon's log.
+        settings: what the daemon's settings say of this sink.
     """
 
     run: RunSpec
@@ -51,6 +52,7 @@ class SinkContext:
     state: SinkState | None
     save: Callable[[SinkState], None]
     log: Callable[[str], None]
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 class Sink(Protocol):
