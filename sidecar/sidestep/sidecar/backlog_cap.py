@@ -84,7 +84,7 @@ def _key(sink: SinkHandle) -> _Key:
 
 
 class BacklogCap:
-    """The cap over all runs together.
+    """The cap over all runs together. What two sinks wait for counts for each of them.
 
     Args:
         reader: a reading end of this thread's.
