@@ -13,10 +13,9 @@ from typing import Any, Final, cast
 
 import zmq
 
-from sidestep.proto.addresses import is_tcp
 from sidestep.proto.paths import RuntimePaths, outbox_dirs
 
-from . import descriptors
+from . import descriptors, listening
 from .backlog_cap import BacklogCap
 from .book_metrics import BookMetrics
 from .config import SidecarSettings
@@ -30,17 +29,14 @@ from .ingest import Ingest
 from .journal import Journal
 from .journal_check import count_put_aside
 from .journal_reader import JournalReader
-from .keys import load as load_keys
 from .lock import DaemonLock, held, lock_places
 from .observers import control_door, feed_door
 from .progress import Progress
 from .rewinding import rewind
-from .roster import Limits
 from .sampled import Sampled
 from .sampling import Sampling
 from .service_manager import ServiceManager
 from .supervisor import SinkHandle, Supervisor
-from .tcp_door import TcpDoor
 from .trimming import Trimming
 from .wanted import wanted_by
 
@@ -112,14 +108,14 @@ class Daemon:
         self._places = lock_places(self._state_dir, self._settings.endpoint, self._paths)
         outboxes = outbox_dirs(self._paths, self._state_dir, os.getuid())
         self._ingest = Ingest(
-            self._endpoints(),
+            listening.endpoints(self._settings, self._paths),
             self._open_journal,
             outboxes,
-            self._limits(files),
+            listening.limits(self._settings, files, self._log),
             os.path.join(self._state_dir, "quarantine"),
             self._committed,
             self._log,
-            self._tcp_door(),
+            listening.tcp_door(self._settings, self._context, self._log),
         )
         self._feed: Feed | None = None
         self._ingest.start()
@@ -182,29 +178,6 @@ class Daemon:
                 "feed": self._paths.feed_endpoint,
             }
         )
-
-    def _limits(self, files: int) -> Limits:
-        wanted = self._settings.max_clients
-        clients, connections = descriptors.share(files, wanted)
-        why = "max_clients"
-        if clients < wanted:
-            why = f"its limit of open files is {files}: ulimit -n"
-            self._log(f"at most {clients} of {wanted} clients can be served: {why}")
-        passes_on = self._settings.forward_to is not None
-        return Limits(self._settings.credit_mb << 20, clients, connections, why, passes_on)
-
-    def _endpoints(self) -> list[str]:
-        own = self._paths.data_endpoint
-        other = self._settings.endpoint
-        return [own, other] if other and other != own and not is_tcp(other) else [own]
-
-    def _tcp_door(self) -> Callable[[], TcpDoor] | None:
-        """What listens at the TCP address, if there is one; bad keys are known here already."""
-        endpoint, folder = self._settings.endpoint, self._settings.keys
-        if not endpoint or not is_tcp(endpoint):
-            return None
-        keys = load_keys(str(folder)) if folder else None
-        return partial(TcpDoor, self._context, endpoint, keys, self._log)
 
     def _open_journal(self) -> Journal:
         journal = Journal(

@@ -1,0 +1,54 @@
+"""Where a daemon listens, and to how many: out of its settings and what the system allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from sidestep.proto.addresses import is_tcp
+from sidestep.proto.paths import RuntimePaths
+
+from . import descriptors
+from .config import SidecarSettings
+from .keys import load as load_keys
+from .roster import Limits
+from .tcp_door import TcpDoor
+
+if TYPE_CHECKING:
+    import zmq
+
+
+def limits(settings: SidecarSettings, files: int, log: Callable[[str], None]) -> Limits:
+    """What is granted to clients, with so many descriptors."""
+    wanted = settings.max_clients
+    clients, connections = descriptors.share(files, wanted)
+    why = "max_clients"
+    if clients < wanted:
+        why = f"its limit of open files is {files}: ulimit -n"
+        log(f"at most {clients} of {wanted} clients can be served: {why}")
+    passes_on = settings.forward_to is not None
+    return Limits(settings.credit_mb << 20, clients, connections, why, passes_on)
+
+
+def endpoints(settings: SidecarSettings, paths: RuntimePaths) -> list[str]:
+    """The Unix sockets."""
+    own, other = paths.data_endpoint, settings.endpoint
+    return [own, other] if other and other != own and not is_tcp(other) else [own]
+
+
+def tcp_door(
+    settings: SidecarSettings,
+    context: zmq.Context[zmq.Socket[bytes]],
+    log: Callable[[str], None],
+) -> Callable[[], TcpDoor] | None:
+    """What listens at the TCP address, if there is one; bad keys are known here already.
+
+    Raises:
+        KeysError: the keys are not as they must be.
+    """
+    endpoint, folder = settings.endpoint, settings.keys
+    if not endpoint or not is_tcp(endpoint):
+        return None
+    keys = load_keys(str(folder)) if folder else None
+    return partial(TcpDoor, context, endpoint, keys, log)
