@@ -33,9 +33,13 @@ class _Sink:
 @dataclass
 class _Supervisor:
     all: list[_Sink]
+    hurried: list[_Sink] = field(default_factory=list[_Sink])
 
     def sinks(self) -> list[_Sink]:
         return self.all
+
+    def hurry(self, sink: _Sink) -> None:
+        self.hurried.append(sink)
 
 
 def _ask(
@@ -128,3 +132,10 @@ def test_a_question_for_sinks_names_them_with_names(name: object) -> None:
         _sinks_of({"op": "drain", "run": name})
     assert _sinks_of({"op": "drain"}) is None
     assert _sinks_of({"op": "drain", "run": "r"}) is not None
+
+
+def test_who_is_behind_is_told_that_somebody_waits() -> None:
+    behind, done = _Sink(cursor=Cursor(3, 9)), _Sink(cursor=Cursor(4, 10))
+    supervisor = _Supervisor([behind, done])
+    Drain(0).advance(HERE, supervisor, {1})  # type: ignore[arg-type]
+    assert supervisor.hurried == [behind]
