@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,16 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from sidestep.proto import RunSpec
-from sidestep.proto.records import Scalars, encode_scalars
+from sidestep.proto import RunSpec, Value
+from sidestep.proto.records import Scalars, encode_scalars, encode_value
+from sidestep.proto.tag_sets import ReducedTags
 from sidestep.sidecar.config import ConfigurationError, SidecarSettings, load
 from sidestep.sidecar.exposition import address
 from sidestep.sidecar.exposition.families import Own, families
-from sidestep.sidecar.exposition.last_values import LastValues, RunValues
+from sidestep.sidecar.exposition.last_values import LastValues, RunValues, _points
 from sidestep.sidecar.journal import ClientRow, Journal
 from sidestep.sidecar.journal_reader import JournalReader
+from sidestep.sidecar.points import MixedBlock
 
 OWN = Own(True, 4096, 0, 0, 0, 0, 0)
 SECOND_NS = 1_000_000_000
@@ -116,13 +119,15 @@ class World:
     def _is_full(self) -> None:
         self.full += 1
 
-    def emit(self, *rows: dict[str, float], second: int = 1, client: int | None = None) -> int:
+    def emit(
+        self, *rows: dict[str, float], second: int = 1, client: int | None = None, reduce: str = ""
+    ) -> int:
         """One journal row with these records; its id."""
         client = self.client if client is None else client
         self.journal.begin()
         data = b""
         for numbers in rows:
-            tags = tuple(numbers)
+            tags = ReducedTags(numbers, reduce) if reduce else tuple(numbers)
             number = self._sets.setdefault((client, tags), len(self._sets))
             self.journal.put_tag_set(client, number, tags)
             values = tuple(numbers.values())
@@ -164,6 +169,33 @@ def test_tag_sets_in_turn_end_with_what_was_emitted_last(world: World) -> None:
     assert {tag: found[tag] for tag in found if tag != "a"} == {
         f"t{i % 7}": float(-i) for i in range(493, 500)
     }
+
+
+def test_of_thousands_of_tag_sets_in_turn_each_tag_has_its_newest_value(tmp_path: Path) -> None:
+    world = World(tmp_path, max_series=10_000)
+    draw = random.Random(7)
+    rows = [
+        {f"t{tag}": draw.random() for tag in draw.sample(range(500), draw.randint(1, 3))}
+        for _ in range(3000)
+    ]
+    world.emit(*rows)
+    expected: dict[str, float] = {}
+    for row in rows:
+        expected.update(row)
+    points = _points(world.reader, world.reader.rows(0)[0]) or []
+    assert any(isinstance(point, MixedBlock) for point in points)  # else this shows nothing
+    assert world.read().values == expected
+
+
+def test_who_emits_only_values_or_parts_of_reductions_emits(world: World) -> None:
+    world.journal.begin()
+    head, *arrays = encode_value(Value("text", "note", 1, 7 * SECOND_NS, {"text": "x"}))[1]
+    world.journal.append(world.run, world.client, 1, b"".join([head, *arrays]))
+    world.journal.commit()
+    assert world.read().newest_ns == 7 * SECOND_NS
+    world.emit({"loss": 1.0}, second=8, reduce="mean")
+    assert world.read().newest_ns == 8 * SECOND_NS
+    assert world.read().values == {}
 
 
 def test_rows_after_the_status_are_read_with_the_next_one(world: World) -> None:

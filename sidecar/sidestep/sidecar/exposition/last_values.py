@@ -7,15 +7,17 @@ out is known by name for as long as their number is bounded, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from sidestep.proto import RemoteProtocolError
+import numpy as np
+
+from sidestep.proto import RemoteProtocolError, Value
 
 from ..alarms import PREFIX
 from ..journal_reader import JournalReader, Row
-from ..points import ScalarBlock, read_points
+from ..points import MixedBlock, Points, ScalarBlock, read_points
 
 MAX_LEFT_OUT: Final = 100_000
 """Tags beyond the cap that are remembered, to be counted once each."""
@@ -105,29 +107,20 @@ class LastValues:
         if row.damaged:
             self.skipped += row.records
             return
-        for block in self._blocks(reader, row):
-            if len(block.steps):
-                self._put(run, block, of_client=state != _DAEMON)
-
-    def _blocks(self, reader: JournalReader, row: Row) -> list[ScalarBlock]:
-        for refresh in (False, True):
-            try:
-                tag_sets = reader.tag_sets(row.client_id, refresh)
-                points = read_points(row.data, tag_sets)
-                return [point for point in points if isinstance(point, ScalarBlock)]
-            except RemoteProtocolError:
-                continue
-        self.skipped += row.records
-        return []
-
-    def _put(self, run: RunValues, block: ScalarBlock, *, of_client: bool) -> None:
-        if of_client:
-            run.newest_ns = max(run.newest_ns, int(block.times_ns.max()))
-        for tag, value in zip(block.tags, block.values[-1].tolist(), strict=True):
-            if tag.startswith(PREFIX):
-                self._put_in(run, run.alarms, tag.removeprefix(PREFIX), value)
-            else:
-                self._put_in(run, run.values, tag, value)
+        points = _points(reader, row)
+        if points is None:
+            self.skipped += row.records
+            return
+        for tags, values in _newest(points):
+            for tag, value in zip(tags, values, strict=True):
+                if tag.startswith(PREFIX):
+                    self._put_in(run, run.alarms, tag.removeprefix(PREFIX), value)
+                else:
+                    self._put_in(run, run.values, tag, value)
+        if state != _DAEMON:
+            # Who emits nothing but parts of reductions is at work, too.
+            points = points or _points(reader, row, reduced=True) or []
+            run.newest_ns = max([run.newest_ns, *map(_newest_ns, points)])
 
     def _put_in(self, run: RunValues, into: dict[str, float], tag: str, value: float) -> None:
         if tag in into:
@@ -141,3 +134,36 @@ class LastValues:
             if not self._was_full:
                 self._was_full = True
                 self._on_full()
+
+
+def _points(reader: JournalReader, row: Row, *, reduced: bool = False) -> list[Points] | None:
+    """A row's points; None when it cannot be read."""
+    for refresh in (False, True):
+        try:
+            tag_sets = reader.tag_sets(row.client_id, refresh)
+            return list(read_points(row.data, tag_sets, any_order=True, reduced=reduced))
+        except RemoteProtocolError:
+            continue
+    return None
+
+
+def _newest(points: Iterable[Points]) -> Iterator[tuple[tuple[str, ...], list[float]]]:
+    """Tags and their newest values, block by block; where a tag comes again the last one holds."""
+    for block in points:
+        if isinstance(block, ScalarBlock) and len(block.steps):
+            yield block.tags, block.values[-1].tolist()
+        elif isinstance(block, MixedBlock) and len(block.steps):
+            # The last row of each tag set, in the order in which these rows came.
+            counts = block.counts
+            firsts = np.cumsum(counts) - counts
+            rows = len(counts) - 1 - np.unique(block.which[::-1], return_index=True)[1]
+            for row in np.sort(rows).tolist():
+                tags = block.tag_sets[block.which[row]]
+                first = int(firsts[row])
+                yield tags, block.values[first : first + len(tags)].tolist()
+
+
+def _newest_ns(point: Points) -> int:
+    if isinstance(point, Value):
+        return point.time_ns
+    return int(point.times_ns.max()) if len(point.times_ns) else 0
