@@ -183,7 +183,7 @@ def test_base_install_needs_msgpack_and_pyzmq_alone(wheel: zipfile.ZipFile) -> N
     assert base == {"msgpack", "pyzmq"}
     extras = set(metadata.get_all("Provides-Extra", []))
     hosts = {"torch", "lightning", "transformers"}
-    parts = {"sidecar", "wandb", "parquet", "mirror", "all"}
+    parts = {"sidecar", "wandb", "parquet", "mirror", "otlp", "all"}
     assert extras == parts | {"dev", "fuzz"} | hosts
 
 
