@@ -57,7 +57,7 @@ def get(url: str, **headers: str) -> tuple[int, str, str]:
 
 
 class Prometheus:
-    """A server in `folder` that scrapes `target` twice a second under the job's name `sidestep`.
+    """A server in `folder` that scrapes `target` four times a second under the job's name `sidestep`.
 
     Args:
         folder: for its configuration, log and data.
@@ -67,7 +67,7 @@ class Prometheus:
 
     def __init__(self, folder: Path, target: str, *rules: Path) -> None:
         config = {
-            "global": {"scrape_interval": "500ms", "evaluation_interval": "500ms"},
+            "global": {"scrape_interval": "250ms", "evaluation_interval": "250ms"},
             "rule_files": [str(path) for path in rules],
             "scrape_configs": [{"job_name": "sidestep", "static_configs": [{"targets": [target]}]}],
         }
