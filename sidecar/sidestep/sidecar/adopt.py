@@ -10,12 +10,11 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
-from sidestep.proto import Batch, Books, Message, Part, RemoteProtocolError, Tags
+from sidestep.proto import Batch, Books, Message, Part, RemoteProtocolError
 from sidestep.proto.limits import MAX_SEQ, PROTOCOL_VERSION
 from sidestep.proto.paths import OUTBOX_SUFFIX
 from sidestep.proto.segments import ACKED_DROPPED, ACKED_SEQ, FINISHED, LOST, REJECTED, Outbox
-
-_TAG_SETS_PER_MESSAGE = 1000
+from sidestep.proto.tag_sets import definitions
 
 DAMAGED_SUFFIX: Final = ".damaged"
 """Ends the name of an outbox that could not be read to its end."""
@@ -98,8 +97,7 @@ class Adoption:
 
     def _all(self) -> Generator[Message]:
         sets = list(self._outbox.tag_sets())
-        for first in range(0, len(sets), _TAG_SETS_PER_MESSAGE):
-            yield Tags(first, tuple(sets[first : first + _TAG_SETS_PER_MESSAGE]))
+        yield from definitions(sets, 0)
         yield from self._outbox.messages()
 
 

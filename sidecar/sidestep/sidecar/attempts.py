@@ -24,6 +24,7 @@ from .journal import Journal
 from .resume import Stretch, further, lead, purge_step, repeats
 from .roster import NODE, ClientEntry, RunEntry
 from .trails import put_trail, tags_of
+from .worlds import join, put_world
 
 _WAIT_S: Final = 2 * DEAD_S + 1
 """A little more than until a silent client whose outbox cannot be seen counts as lost."""
@@ -152,6 +153,10 @@ class Attempts:
         entry.trail.settled = joins
         entry.trail.changed = True
         self._changed[entry.row.uuid] = entry
+        if not entry.world:
+            entry.world = join(entry, self._of_run(entry.row.run_id))
+            self._journal.begin()
+            put_world(self._journal.connection, entry)
 
     def _decide(self, entry: ClientEntry, run: RunEntry, stretches: list[Stretch]) -> None:
         """See whether the client goes on with what others have begun."""

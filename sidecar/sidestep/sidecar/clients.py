@@ -38,6 +38,7 @@ from .admission import rejection, why_not
 from .alarms import State, TagState, states_of
 from .attempts import Attempts, outbox_is_here
 from .client_books import put_books, stored_books
+from .derive_state import derive_state
 from .intake import Intake
 from .introductions import lasting, put_introduction, stored_introductions
 from .journal import ClientRow, Journal
@@ -46,6 +47,7 @@ from .refusals import Refusals
 from .resume import Trail
 from .roster import DERIVED_KINDS, DERIVER, NODE, ClientEntry, Limits, RunEntry
 from .trails import stored_trails
+from .worlds import stored_worlds
 
 _LOOK_S: Final = 0.25
 _REASSEMBLY_BYTES: Final = 256 << 20
@@ -103,11 +105,13 @@ class Clients:
         derived = {} if self._limits.passes_on else self._journal.cursors(DERIVER)
         for run_id, row in derived.items():
             self.runs[run_id].derived_row = row
+            self.runs[run_id].derived = derive_state(self._journal.connection, run_id)
             self.runs[run_id].to_derive_row = self._journal.newest_row_with(run_id, DERIVED_KINDS)
             self.runs[run_id].alarms = states_of(self._journal.alarm_states(run_id))
         trails = stored_trails(self._journal.connection)
         stored = stored_books(self._journal.connection)
         introduced = stored_introductions(self._journal.connection)
+        worlds = stored_worlds(self._journal.connection)
         for client in self._journal.clients():
             run = self.runs[client.run_id]
             if client.state == "daemon":
@@ -125,6 +129,8 @@ class Clients:
             entry.changed = False
             entry.trail = trails.get(client.id) or Trail(attempt=1, changed=False)
             entry.tag_counts = self._journal.tag_counts(client.id)
+            entry.reduced = self._journal.reduced_tag_sets(client.id)
+            entry.world = worlds.get(client.id, 0)
             self._clients[client.uuid] = entry
         self.published.forget()
 

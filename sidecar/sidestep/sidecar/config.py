@@ -120,6 +120,11 @@ class SidecarSettings(BaseSettings):
     sample_interval_s: float = Field(
         10.0, gt=0, description="Seconds between two system/* values of a run."
     )
+    reduce_timeout_s: float = Field(
+        30.0,
+        ge=0,
+        description="Seconds that a reduction over ranks waits for a rank that may still speak.",
+    )
     drain_timeout_s: float = Field(
         60.0, ge=0, description="Seconds that stop and SIGTERM wait for the sinks."
     )

@@ -139,7 +139,11 @@ class Daemon:
         cap = BacklogCap(self._reader, self._settings.wandb_backlog_mb << 20, self._log)
         self._trimming = Trimming(self._supervisor, cap, self._ingest.trim, self._log)
         self._deriving = Deriving(
-            self._journal_path, self._settings.alarms, self._ingest.submit, self._log
+            self._journal_path,
+            self._settings.alarms,
+            self._ingest.submit,
+            self._log,
+            self._settings.reduce_timeout_s,
         )
         self._sampling = Sampling(
             self._settings.sample_interval_s, self._ingest.submit, socket.gethostname(), outboxes

@@ -11,6 +11,7 @@ from sidestep.proto.records import decode_value
 
 from .alarms import Rules
 from .derive.worker import start_message
+from .derive_state import DeriveState
 from .processes import Child
 from .roster import DERIVER, DaemonPoints, RunEntry, Snapshot
 
@@ -34,6 +35,7 @@ class Deriving:
         rules: the alarms' thresholds.
         submit: has points journalled.
         log: says something to the daemon's log.
+        reduce_timeout_s: how long a reduction over ranks waits for one of them.
 
     Attributes:
         refused: values of which nothing could be made.
@@ -45,11 +47,14 @@ class Deriving:
         rules: Rules,
         submit: Callable[[DaemonPoints], None],
         log: Callable[[str], None],
+        reduce_timeout_s: float = 30.0,
     ) -> None:
         plain = rules.plain() if rules.enabled else None
         self._child = Child(
-            ["sidestep.sidecar.derive.worker"], lambda: start_message(journal_path, plain)
+            ["sidestep.sidecar.derive.worker"],
+            lambda: start_message(journal_path, plain, reduce_timeout_s),
         )
+        self._number = 1  # of the process: what it says may come after its end
         self._submit = submit
         self._log = log
         self._told: dict[int, int] = {}
@@ -63,10 +68,11 @@ class Deriving:
 
     def tick(self, snapshot: Snapshot) -> None:
         """Tell the process of runs that have something for it; start it for the first."""
-        if snapshot.lost_rounds != self._lost_rounds:
-            # What it said may be lost with them, and what it knows is ahead of the journal.
+        if snapshot.lost_rounds != self._lost_rounds or snapshot.refused_deriver == self._number:
+            # What it said may be lost with them, and what it knows is ahead of the journal; or the
+            # journal has the last words of the process before, which this one did not know of.
             self._lost_rounds = snapshot.lost_rounds
-            self._pending.clear()
+            self._forget()
             self._child.kill()
         for run in snapshot.runs.values():
             if not underived(run):
@@ -74,7 +80,9 @@ class Deriving:
             if self._child.ensure():
                 self._told.clear()
             # One message under way for each run: a process that is busy must not be written full.
-            if self._child.running and (run.derived_row or 0) >= self._told.get(run.id, 0):
+            told = self._told.get(run.id, -1)
+            read = max(run.derived_row or 0, run.derived.read_row)
+            if self._child.running and read >= told and run.to_derive_row > told:
                 self._told[run.id] = run.to_derive_row
                 self._child.tell({"op": "rows", "run_id": run.id, "after": run.derived_row})
 
@@ -82,7 +90,7 @@ class Deriving:
         """The process has said something, or has gone."""
         messages = self._child.hear()
         if messages is None:
-            self._pending.clear()
+            self._forget()
             self._log(f"the deriver ended with code {self._child.last_exit}; it starts again")
             return
         for message in messages:
@@ -91,6 +99,10 @@ class Deriving:
     def kill(self) -> None:
         """End the process at once."""
         self._child.kill()
+
+    def _forget(self) -> None:
+        self._pending.clear()
+        self._number += 1
 
     def _take(self, message: dict[str, Any]) -> None:
         run_id = int(message["run_id"])
@@ -109,7 +121,12 @@ class Deriving:
                 pending.scalars,
                 pending.values,
                 derived_row=int(message["row"]),
+                derived=DeriveState(
+                    int(message["token"]), int(message["read"]), bytes(message["state"])
+                ),
                 derived_after=int(message["after"]),
+                deriver=self._number,
+                reductions={str(name): int(n) for name, n in message["reductions"].items()},
                 alarm_states=pending.alarm_states,
             )
         )

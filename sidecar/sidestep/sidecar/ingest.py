@@ -109,7 +109,7 @@ class Ingest(threading.Thread):
         self._adopting: ClientEntry | None = None  # the client of the first of them
         self._next_scan = self._round_began = 0.0
         self._full = self._unsure = False
-        self._scan_wanted = self._scanned = self._lost_rounds = 0
+        self._scan_wanted = self._scanned = self._lost_rounds = self._refused_deriver = 0
         self._alarms: list[tuple[int, Value]] = []  # of this round, with their runs
         self._answers: list[tuple[bytes, Message]] | None = None  # held back for the snapshot
         self._goodbyes: list[tuple[bytes, Message]] = []  # held back for the commit
@@ -266,7 +266,9 @@ class Ingest(threading.Thread):
                 if run is None:
                     continue
                 self._clients.published.touch_run(run.id)
-                if self._own.append(run, item):
+                if not self._own.append(run, item):
+                    self._refused_deriver = item.deriver
+                else:
                     self._alarms += [(run.id, v) for v in item.values if v.kind == ALARM_KIND]
             elif self._journal.trim(item, gently=waiting):
                 self._inbox.put(item)  # the rest of it in another transaction
@@ -385,5 +387,6 @@ class Ingest(threading.Thread):
             self._refusals.frames + self._gates.refused,
             self._lost_rounds,
             self._journal.old_row,
+            refused_deriver=self._refused_deriver,
             refused=self._refusals.status(),
         )

@@ -13,13 +13,15 @@ from sidestep.proto import Batch, Gap, RemoteProtocolError
 from sidestep.proto.limits import MAX_TAG_SETS
 from sidestep.proto.records import HEADER
 from sidestep.proto.session import Append, ServerAction
+from sidestep.proto.tag_sets import reduction_of
 
 from .attempts import Attempts
+from .derive_state import DeriveState
 from .journal import Journal
 from .malformed import first_fault
 from .refusals import Refusals
 from .resume import Stretch
-from .roster import DERIVER, NODE, ClientEntry, RunEntry
+from .roster import DERIVER, NODE, REDUCED, ClientEntry, RunEntry
 
 _FAULTS: Final = 64
 """With more faults in a dead client's batch the rest of it is refused as it is."""
@@ -73,6 +75,8 @@ class Intake:
             if tag_set not in entry.tag_counts:
                 self._journal.put_tag_set(entry.row.id, tag_set, tags)
                 entry.tag_counts[tag_set] = len(tags)
+                if reduction_of(tags):
+                    entry.reduced.add(tag_set)
 
     def _room_for(self, entry: ClientEntry, tag_sets: int) -> bool:
         """Whether the run may have so many more tag sets, of its living clients together."""
@@ -109,12 +113,15 @@ class Intake:
             )
         except RemoteProtocolError:
             return self._refuse(entry, append, one_by_one=one_by_one)
+        if entry.reduced and not entry.reduced.isdisjoint(stretch[0] for stretch in stretches):
+            kinds |= {REDUCED}
         self._journal.begin()
         run = self._runs[entry.row.run_id]
         self._attempts.take(entry, run, stretches)
         to_derive = not kinds.isdisjoint(self._derived)
         if to_derive and run.derived_row is None:
             run.derived_row = self._journal.last_row
+            run.derived = DeriveState(read_row=run.derived_row)
             self._journal.put_cursor(DERIVER, run.id, run.derived_row)
         row = self._journal.append(run.id, entry.row.id, count, data, kinds, append.first_seq)
         if to_derive:

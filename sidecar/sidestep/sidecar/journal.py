@@ -13,13 +13,12 @@ import sqlite3
 import time
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, cast
 
-import msgpack
-
 from sidestep.proto import RunSpec
+from sidestep.proto.tag_sets import packed, reduction_of
 
 from . import journal_check
 from .journal_file import BUSY_S, PAGE_BYTES, open_file
@@ -177,10 +176,10 @@ class Journal:
 
     def put_tag_set(self, client_id: int, tag_set: int, tags: tuple[str, ...]) -> None:
         """Store a client's tag set."""
-        packed = cast("bytes", msgpack.packb(tags))
+        data = packed(tags)
         self._connection.execute(
             "INSERT OR REPLACE INTO tag_sets (client_id, id, tags, crc) VALUES (?, ?, ?, ?)",
-            (client_id, tag_set, packed, zlib.crc32(packed)),
+            (client_id, tag_set, data, zlib.crc32(data)),
         )
 
     def append(
@@ -351,17 +350,19 @@ class Journal:
 
     def tag_counts(self, client_id: int) -> dict[int, int]:
         """How many tags each of a client's tag sets has."""
-        rows = self._connection.execute(
-            "SELECT id, tags FROM tag_sets WHERE client_id = ?", (client_id,)
-        )
-        return {tag_set: len(tags) for tag_set, tags in readable_tag_sets(rows)}
+        return {tag_set: len(tags) for tag_set, tags in self._tag_sets(client_id)}
+
+    def reduced_tag_sets(self, client_id: int) -> set[int]:
+        """Those of a client's tag sets whose numbers are to be reduced over ranks."""
+        return {tag_set for tag_set, tags in self._tag_sets(client_id) if reduction_of(tags)}
 
     def tag_set_ids(self, client_id: int) -> dict[tuple[str, ...], int]:
         """The ids of a client's tag sets."""
-        rows = self._connection.execute(
-            "SELECT id, tags FROM tag_sets WHERE client_id = ?", (client_id,)
-        )
-        return {tags: tag_set for tag_set, tags in readable_tag_sets(rows)}
+        return {tags: tag_set for tag_set, tags in self._tag_sets(client_id)}
+
+    def _tag_sets(self, client_id: int) -> Iterator[tuple[int, tuple[str, ...]]]:
+        sql = "SELECT id, tags FROM tag_sets WHERE client_id = ?"
+        return readable_tag_sets(self._connection.execute(sql, (client_id,)))
 
     def _number(self, sql: str, parameters: tuple[object, ...] = ()) -> int:
         found = self._connection.execute(sql, parameters).fetchone()

@@ -10,6 +10,7 @@ import os
 import sqlite3
 from typing import Final
 
+from .derive_state import SCHEMA as DERIVE_SCHEMA
 from .journal_check import DamagedJournalError
 from .trails import SCHEMA as TRAILS_SCHEMA
 
@@ -50,6 +51,8 @@ _ADDED: Final = """
 CREATE TABLE IF NOT EXISTS alarm_states (
     run_id INTEGER NOT NULL, tag TEXT NOT NULL, state BLOB NOT NULL,
     PRIMARY KEY (run_id, tag)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS worlds (
+    client_id INTEGER PRIMARY KEY, world INTEGER NOT NULL, world_size INTEGER NOT NULL);
 """
 
 
@@ -84,7 +87,7 @@ def open_file(path: str, full_sync: bool) -> sqlite3.Connection:
         elif version != SCHEMA_VERSION:
             raise DamagedJournalError(f"version {version} of the journal, not {SCHEMA_VERSION}")
         connection.execute("SELECT count(*) FROM sqlite_sequence").fetchone()
-        connection.executescript(_ADDED + TRAILS_SCHEMA)
+        connection.executescript(_ADDED + TRAILS_SCHEMA + DERIVE_SCHEMA)
         for table, column in (("batches", "crc"), ("tag_sets", "crc"), ("batches", "first_seq")):
             known = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
             if column not in known:

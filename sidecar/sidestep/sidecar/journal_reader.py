@@ -11,7 +11,10 @@ from typing import Any, Final, cast
 
 import msgpack
 
-from sidestep.proto import RunSpec
+from sidestep.proto import RemoteProtocolError, RunSpec
+from sidestep.proto.tag_sets import parsed
+
+from .derive_state import DeriveState, derive_state
 
 _COUNTS: Final = Struct("<qqq")
 _SEQ: Final = Struct("<q")
@@ -57,6 +60,11 @@ class JournalReader:
         )
         self._tag_sets: dict[int, dict[int, tuple[str, ...]]] = {}
         self._columns = ""
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """For what else is read of the same file (`worlds`)."""
+        return self._connection
 
     def identity(self) -> int:
         """A random number: another journal, also one that took this one's place, has another."""
@@ -196,12 +204,19 @@ class JournalReader:
 
     def derived(self, name: str, run_id: int) -> tuple[int, dict[str, bytes]]:
         """How far a deriver has come in a run, and the alarms' states as they were then."""
+        row, alarms, _ = self.deriving(name, run_id)
+        return row, alarms
+
+    def deriving(self, name: str, run_id: int) -> tuple[int, dict[str, bytes], DeriveState]:
+        """The same, and what the reductions of the run await, as it was then."""
         with self._connection:
             self._connection.execute("BEGIN")
             found = self._connection.execute(
                 "SELECT row FROM cursors WHERE name = ? AND run_id = ?", (name, run_id)
             ).fetchone()
-            return int(found[0]) if found else 0, read_alarm_states(self._connection, run_id)
+            alarms = read_alarm_states(self._connection, run_id)
+            row = int(found[0]) if found else 0
+            return row, alarms, derive_state(self._connection, run_id)
 
     def runs(self) -> dict[int, RunSpec]:
         """All runs by their ids."""
@@ -271,12 +286,12 @@ def readable_tag_sets(
         if not isinstance(tag_set, int) or not isinstance(data, bytes):
             continue
         try:
-            tags = msgpack.unpackb(data)
-        except (ValueError, msgpack.UnpackException):
+            tags = parsed(msgpack.unpackb(data))
+        except (ValueError, msgpack.UnpackException, RemoteProtocolError):
             continue
         # Of any length: a deriver puts its suffix behind the longest tag that a client may have.
-        if isinstance(tags, list) and tags and all(isinstance(tag, str) for tag in tags):
-            yield tag_set, tuple(tags)
+        if tags and all(isinstance(tag, str) for tag in tags):  # pyright: ignore[reportUnnecessaryIsInstance]
+            yield tag_set, tags
 
 
 def kinds_text(kinds: Iterable[str]) -> str:

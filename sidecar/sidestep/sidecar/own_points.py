@@ -9,6 +9,7 @@ from sidestep.proto.limits import MAX_TAG_SETS
 from sidestep.proto.records import Scalars, encode_scalars, encode_value
 
 from .alarms import states_of
+from .derive_state import put_derive_state
 from .journal import ClientRow, Journal
 from .refusals import Refusals
 from .roster import DERIVER, DaemonPoints, RunEntry
@@ -44,12 +45,10 @@ class OwnPoints:
 
     def append(self, run: RunEntry, points: DaemonPoints) -> bool:
         """Journal `points` of `run`, with the deriver's cursor if they have one; whether it did."""
-        if points.derived_row is not None:
+        if points.derived_row is not None and points.derived_after != run.derived.token:
             # A deriver that was restarted says it again; what follows on something that a failed
             # transaction took with it will be said again.
-            again = points.derived_row <= (run.derived_row or 0)
-            if again or points.derived_after not in (None, run.derived_row):
-                return False
+            return False
         client, tag_sets = self._source(run.id, points.source)
         data: list[bytes | bytearray | memoryview] = []
         count = 0
@@ -77,7 +76,9 @@ class OwnPoints:
             self._put(client, count, b"".join(data), kinds)
         if points.derived_row is not None:
             self._journal.put_cursor(DERIVER, run.id, points.derived_row)
-            run.derived_row = points.derived_row
+            put_derive_state(self._journal.connection, run.id, points.derived)
+            run.derived_row, run.derived = points.derived_row, points.derived
+            run.reductions = points.reductions
         if points.alarm_states:
             self._journal.put_alarm_states(run.id, points.alarm_states)
             run.alarms = {**run.alarms, **states_of(points.alarm_states)}

@@ -18,8 +18,10 @@ import numpy.typing as npt
 from sidestep.proto import RemoteProtocolError, Value
 from sidestep.proto.limits import MAX_TAGS_PER_RECORD
 from sidestep.proto.records import SCALARS, SCALARS_HEAD, VALUE, VALUE_HEAD, decode_value
+from sidestep.proto.tag_sets import ReducedTags
 
 from . import mixed
+from .parted import without
 
 _HEAD: Final = Struct("<IBBHII")  # what the records of one stretch have in common
 _STEP: Final = Struct("<q")
@@ -168,8 +170,11 @@ def read_points(
     tag_sets: Mapping[int, tuple[str, ...]],
     *,
     any_order: bool = False,
+    reduced: bool = False,
 ) -> Iterator[Points]:
     """The points in one journal row.
+
+    Numbers that are one rank's part of a reduction are nobody's but the derivers'.
 
     Args:
         data: the row's records.
@@ -177,6 +182,8 @@ def read_points(
         any_order: whether numbers of different tags may change places, for larger blocks; those
             of one tag never do, nor does a number with a value. Where that does not help, rows of
             many tag sets in turn are a `MixedBlock`, which there is only then.
+        reduced: of the numbers, those that are to be reduced over ranks, instead of the others;
+            the tags of their blocks are `ReducedTags`.
 
     Raises:
         RemoteProtocolError: the row is damaged, or names a tag set that is not defined.
@@ -186,8 +193,12 @@ def read_points(
         if tag_set == VALUES:
             yield decode_value(memoryview(data)[at : at + length])
         elif places is None:
+            if (type(tag_sets.get(tag_set)) is ReducedTags) is not reduced:
+                continue
             first, last = at // 8, (at + n * length) // 8
             yield _block(tag_set, longs[first:last].reshape(n, length // 8), tag_sets)
+        elif (rest := without(data, places, tag_sets, reduced=not reduced)) is not None:
+            yield from read_points(rest, tag_sets, any_order=any_order, reduced=reduced)
         elif any_order and mixed.sortable(data, places, tag_sets):
             for one, table in mixed.grouped(data, places):
                 yield _block(one, table, tag_sets)

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from sidestep.proto import Alarm, Hello, RunSpec, ServerSession, Value
+from sidestep.proto.tag_sets import RANK_PART
 
 from .alarms import TagState
+from .derive_state import DeriveState
 from .journal import ClientRow
 from .resume import Trail
 
@@ -18,7 +20,10 @@ DERIVER: Final = "derive"
 NODE: Final = "node"
 """The state of what is no trainer, but a daemon that says something of its own machine."""
 
-DERIVED_KINDS: Final = frozenset({"moments", "parameters"})
+REDUCED: Final = "reduced"
+"""Among the kinds of a journal row: it has numbers that are to be reduced over ranks."""
+
+DERIVED_KINDS: Final = frozenset({"moments", "parameters", RANK_PART, REDUCED})
 """The kinds of value that the derivers read."""
 
 
@@ -52,6 +57,8 @@ class ClientEntry:
     identity: bytes | None = None
     heard: float = 0.0
     tag_counts: dict[int, int] = field(default_factory=dict[int, int])
+    reduced: set[int] = field(default_factory=set[int])  # tag sets that are reduced over ranks
+    world: int = 0  # which of the run's worlds it belongs to (see `worlds`); 0 while unknown
     trail: Trail = field(default_factory=Trail)
     introduced: Hello | None = None  # as it is stored (see `introductions`)
     crowded: bool = False  # it wanted more tag sets than there may be
@@ -68,7 +75,10 @@ class RunEntry:
     last_step: int | None = None
     records: int = 0  # of clients, durable
     to_derive_row: int = 0  # the newest row that the deriver must read
-    derived_row: int | None = None  # how far it has come; None when there never was anything
+    # Before what it still awaits something of; None when there never was anything for it.
+    derived_row: int | None = None
+    derived: DeriveState = field(default_factory=DeriveState)
+    reductions: Mapping[str, int] = field(default_factory=dict[str, int])  # counts, for status
     # By tag; replaced as a whole, since other threads look at it.
     alarms: Mapping[str, TagState] = field(default_factory=dict[str, TagState])
 
@@ -82,8 +92,11 @@ class DaemonPoints:
         source: who says it; numbers of one source share tag sets.
         scalars: (step, time in ns, values by tag).
         values: records that are not numbers.
-        derived_row: how far the deriver has read, stored in the same transaction.
-        derived_after: how far it had read before.
+        derived_row: the deriver's cursor, stored in the same transaction; None of another source.
+        derived: the rest of its state, likewise.
+        derived_after: the token of the message before it, that this one stands on.
+        deriver: which of the derivers' processes says it.
+        reductions: what it has counted of reductions over ranks.
         alarm_states: states of alarms by tag, stored in the same transaction.
     """
 
@@ -92,7 +105,10 @@ class DaemonPoints:
     scalars: Sequence[tuple[int, int, Mapping[str, float]]] = ()
     values: Sequence[Value] = ()
     derived_row: int | None = None
-    derived_after: int | None = None
+    derived: DeriveState = field(default_factory=DeriveState)
+    derived_after: int = 0
+    deriver: int = 0
+    reductions: Mapping[str, int] = field(default_factory=dict[str, int])
     alarm_states: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
 
 
@@ -118,6 +134,7 @@ class Snapshot:
     refused_frames: int = 0
     lost_rounds: int = 0
     old_row: int = 0  # rows up to here are no recent history
+    refused_deriver: int = 0  # the derivers' process whose word did not fit the journal
 
     refused: Mapping[str, object] = field(default_factory=dict[str, object])
 

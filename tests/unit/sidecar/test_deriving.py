@@ -7,6 +7,7 @@ from typing import Any, cast
 from sidestep.proto import RunSpec, Value
 from sidestep.proto.records import encode_value
 from sidestep.sidecar.alarms import Rules
+from sidestep.sidecar.derive_state import DeriveState
 from sidestep.sidecar.deriving import Deriving, underived
 from sidestep.sidecar.roster import DaemonPoints, RunEntry, Snapshot
 
@@ -50,22 +51,36 @@ class Host:
         self.deriving.hear()
 
 
-def part(**last: int) -> dict[str, Any]:
+def part(**last: Any) -> dict[str, Any]:
     image = b"".join(encode_value(Value("image", "i", 0, 1))[1])
     scalars = [(0, 1, {"a": 1.0})]
     return {"run_id": 1, "scalars": scalars, "values": [image], "alarm_states": {}, **last}
 
 
-DONE = {"row": 7, "after": 3, "refused": 2}
+def done(row: int, after: int, refused: int = 0) -> dict[str, Any]:
+    """What the last part of a row says; the tokens are the rows' numbers."""
+    return {
+        "row": row,
+        "read": row,
+        "after": after,
+        "token": row,
+        "state": b"s",
+        "reductions": {"late": 1},
+        "refused": refused,
+    }
+
+
+DONE = done(7, 3, 2)
 
 
 def test_parts_of_a_row_are_journalled_together() -> None:
     host = Host()
     host.hear(part(), part())
     assert host.submitted == []
-    host.hear(part(**DONE), part(row=9, after=7, refused=0))
+    host.hear(part(**DONE), part(**done(9, 7)))
     first, second = host.submitted
     assert (first.run_id, first.derived_row, first.derived_after) == (1, 7, 3)
+    assert (first.derived, first.reductions) == (DeriveState(7, 7, b"s"), {"late": 1})
     assert len(first.scalars) == len(first.values) == 3
     assert len(second.scalars) == len(second.values) == 1
     assert host.deriving.refused == 2
@@ -99,5 +114,27 @@ def test_a_run_is_told_of_once_until_it_has_answered() -> None:
     assert tick(to_derive_row=9, derived_row=9) == []
     host.hear(None)
     assert tick(to_derive_row=9, derived_row=8) == [8]  # a new process knows nothing
+    # What is awaited holds the cursor back: the process looks after that by itself.
+    held = RunEntry(1, spec, to_derive_row=12, derived_row=9, derived=DeriveState(1, 12))
+    host.child.told.clear()
+    host.deriving.tick(Snapshot(runs={1: held}))
+    host.deriving.tick(Snapshot(runs={1: held}))
+    assert [message["after"] for message in host.child.told] == [9]
     assert underived(RunEntry(1, spec, to_derive_row=2, derived_row=1))
     assert not underived(RunEntry(1, spec, to_derive_row=2))
+
+
+def test_a_process_whose_word_does_not_fit_the_journal_begins_again() -> None:
+    """One before it had said something that was journalled after this one had looked."""
+    host = Host()
+    run = RunEntry(1, RunSpec("r", "/logs"), to_derive_row=4, derived_row=2)
+    runs = {1: run}
+    host.deriving.tick(Snapshot(runs=runs))
+    host.hear(part(**DONE))
+    (said,) = host.submitted
+    host.deriving.tick(Snapshot(runs=runs, refused_deriver=said.deriver + 5))
+    assert len(host.child.told) == 1, "that was another one"
+    host.deriving.tick(Snapshot(runs=runs, refused_deriver=said.deriver))
+    assert len(host.child.told) == 2
+    host.deriving.tick(Snapshot(runs=runs, refused_deriver=said.deriver))
+    assert len(host.child.told) == 2, "once"

@@ -41,6 +41,7 @@ from sidestep.proto.segments import LOST, REJECTED, SMALL, Outbox
 from sidestep.sidecar import journal_check
 from sidestep.sidecar.alarms import State, TagState, packed
 from sidestep.sidecar.books import RunBooks, of_client
+from sidestep.sidecar.derive_state import DeriveState
 from sidestep.sidecar.ingest import Ingest
 from sidestep.sidecar.journal import Journal
 from sidestep.sidecar.journal_reader import JournalReader
@@ -501,7 +502,9 @@ def test_what_the_daemon_says_itself_is_journalled_with_its_cursor(service: Serv
     assert peer.ask(Batch(1, 1, data)) == Ack(1, 0, 1 << 20)
     (run,) = service.ingest.snapshot.runs.values()
     assert (run.derived_row, run.to_derive_row) == (0, 1)
-    said = DaemonPoints(run.id, "derive", [(5, 1, {"rep_std": 1.0})], derived_row=1)
+    said = DaemonPoints(
+        run.id, "derive", [(5, 1, {"rep_std": 1.0})], derived_row=1, derived=DeriveState(1, 1)
+    )
     service.ingest.submit(said)
     service.until(lambda s: s.runs[run.id].derived_row == 1)
     service.ingest.submit(said)  # a deriver that was restarted says it again
@@ -541,7 +544,14 @@ def _alarm(step: int, state: str) -> tuple[Value, dict[str, bytes]]:
 def _said(run_id: int, row: int, after: int, state: str) -> DaemonPoints:
     alarm, states = _alarm(10 * row, state)
     return DaemonPoints(
-        run_id, "derive", (), [alarm], derived_row=row, derived_after=after, alarm_states=states
+        run_id,
+        "derive",
+        (),
+        [alarm],
+        derived_row=row,
+        derived=DeriveState(row, row),
+        derived_after=after,
+        alarm_states=states,
     )
 
 

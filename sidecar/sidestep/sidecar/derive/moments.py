@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -23,21 +23,11 @@ def derive(source: Source, value: Value) -> Iterator[Derived]:
     Raises:
         RemoteProtocolError: the value is not made as `decode` says.
     """
-    for moments in gathered(source, value, decode(value)):
-        yield derived(source.run_id, value, moments)
-
-
-def gathered(source: Source, value: Value, moments: Moments) -> Iterable[Moments]:  # noqa: ARG001
-    """The moments that are complete now that these have come.
-
-    Each rank's for itself. Ranks of one step will be gathered here: kept by (run, tag, step) until
-    all have come or a time is over, then joined with `additive.merge`.
-    """
-    return (moments,)
+    yield derived(source.run_id, value, decode(value))
 
 
 def derived(run_id: int, value: Value, moments: Moments) -> Derived:
-    """What is journalled of the moments that `value` brought, or completed."""
+    """What is journalled of moments under the tag, at the step and the time of `value`."""
     found = figures(moments)
     whole = spectrum(moments)
     values: list[Value] = []

@@ -15,7 +15,7 @@ from sidestep.proto.records import Array
 
 from .deriver import Derived, Source
 from .float_edges import along_the_line, nonfinite
-from .parameter_counts import Parameter, decode, total_norm
+from .parameter_counts import Parameter, Parameters, decode, total_norm
 
 _RATIO: Final = "_update_ratio"
 _LONGEST: Final = MAX_TAG_BYTES - len(_RATIO)
@@ -29,6 +29,15 @@ Floats = npt.NDArray[np.float64]
 def derive(_source: Source, value: Value) -> Iterator[Derived]:
     """Histograms and numbers of a value of kind ``parameters``.
 
+    Raises:
+        RemoteProtocolError: the value is not made as said in `parameter_counts`; or as `shown`.
+    """
+    return shown(value.tag, value.step, value.time_ns, decode(value))
+
+
+def shown(own: str, step: int, time_ns: int, parameters: Parameters) -> Iterator[Derived]:
+    """Histograms and numbers of parameters under the tag `own`.
+
     Yields:
         Under tag `T`: the histograms ``T/<name>``; ``T/<name>_norm`` and
         ``T/<name>_update_ratio``; ``T/norm``, L2 over all; ``T/nonfinite``, elements that are
@@ -36,15 +45,13 @@ def derive(_source: Source, value: Value) -> Iterator[Derived]:
         a row of their own: which of them have a gradient may change with every step.
 
     Raises:
-        RemoteProtocolError: the value is not made as said in `parameter_counts`; or, at the end,
-            names are too long for a tag.
+        RemoteProtocolError: at the end, if names are too long for a tag.
     """
-    parameters = decode(value)
-    tags = {f"{value.tag}/{name}" for name in parameters}
+    tags = {f"{own}/{name}" for name in parameters}
     norms: list[float] = []
     bad, too_long = 0, ""
     for name, parameter in parameters.items():
-        tag = f"{value.tag}/{name}"
+        tag = f"{own}/{name}"
         found = _Found(parameter)
         norms.append(found.norm)
         bad += found.bad
@@ -53,12 +60,12 @@ def derive(_source: Source, value: Value) -> Iterator[Derived]:
             continue
         scalars = {tag + suffix: x for suffix, x in found.figures() if tag + suffix not in tags}
         histograms = [
-            Value("histogram_counts", tag, value.step, value.time_ns, info, arrays)
+            Value("histogram_counts", tag, step, time_ns, info, arrays)
             for info, arrays in found.histograms()
         ]
-        yield Derived(value.step, value.time_ns, scalars, histograms)
-    totals = {f"{value.tag}/norm": total_norm(norms), f"{value.tag}/nonfinite": float(bad)}
-    yield Derived(value.step, value.time_ns, {t: x for t, x in totals.items() if t not in tags})
+        yield Derived(step, time_ns, scalars, histograms)
+    totals = {f"{own}/norm": total_norm(norms), f"{own}/nonfinite": float(bad)}
+    yield Derived(step, time_ns, {t: x for t, x in totals.items() if t not in tags})
     if too_long:
         raise RemoteProtocolError(
             "too_large", f"a name that is too long for a tag: {too_long!a:.100}"

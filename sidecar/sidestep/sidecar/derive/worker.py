@@ -12,25 +12,33 @@ To add a kind: a function `Derive` in a module of its own, a line in `deriver_of
 from __future__ import annotations
 
 import os
+import secrets
 import select
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from sidestep.proto import LocalProtocolError, RemoteProtocolError, Value
 from sidestep.proto.limits import MAX_TAG_BYTES, MAX_TAGS_PER_RECORD
 from sidestep.proto.records import encode_value
+from sidestep.proto.tag_sets import RANK_PART
 
 from ..channel import Channel, ChannelClosedError
 from ..journal_reader import JournalReader, Row
 from ..roster import DERIVED_KINDS, DERIVER
 from ..terminal import leave_signals_to_the_daemon, make_printing_harmless
+from ..worlds import members
 
 if TYPE_CHECKING:
     from .deriver import Derive, Derived, Watcher
+    from .reducer import Reducer
 
 _MAX_BYTES: Final = 16 << 20
+_LOOK_S: Final = 0.2
+"""How often it is looked who has gone, while values of several ranks are awaited."""
+
 _PART_BYTES: Final = 4 << 20
 """A message of more is divided: neither end has to hold much twice."""
 
@@ -84,11 +92,14 @@ def _serve(channel: Channel) -> NoReturn:
     waiting: dict[int, int] = {}
     while True:
         # With something to do, a look is enough.
-        ready = not waiting or bool(select.select([channel], [], [], 0)[0])
+        awaits = worker is not None and worker.awaits
+        patience_s = 0.0 if waiting else _LOOK_S if awaits else None
+        ready = bool(select.select([channel], [], [], patience_s)[0])
         for message in channel.receive() if ready else ():
             if message["op"] == "start":
                 reader = JournalReader(str(message["journal"]))
-                worker = Worker(channel, reader, watchers(message["rules"]))
+                timeout_s = float(message["reduce_timeout_s"])
+                worker = Worker(channel, reader, watchers(message["rules"]), timeout_s)
             elif message["op"] == "rows":
                 waiting.setdefault(int(message["run_id"]), int(message["after"]))
         if waiting and worker is not None:
@@ -97,6 +108,8 @@ def _serve(channel: Channel) -> NoReturn:
             del waiting[run_id]
             if worker.derive(run_id, after):
                 waiting[run_id] = after
+        if worker is not None:
+            worker.look()
 
 
 class Worker:
@@ -106,73 +119,181 @@ class Worker:
         channel: to the daemon.
         reader: of the journal, for this process alone.
         watching: is shown every observation.
+        timeout_s: how long a reduction waits for a rank.
+        clock: monotonic seconds.
     """
 
     def __init__(
-        self, channel: Channel, reader: JournalReader, watching: Sequence[Watcher]
+        self,
+        channel: Channel,
+        reader: JournalReader,
+        watching: Sequence[Watcher],
+        timeout_s: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._channel = channel
         self._reader = reader
         self._watching = watching
-        self._done: dict[int, int] = {}
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._looked_s = clock()
+        self._runs: dict[int, _Run] = {}
+
+    @property
+    def awaits(self) -> bool:
+        """Whether a rank of some run is waited for."""
+        return any(run.reducer for run in self._runs.values())
 
     def derive(self, run_id: int, after: int) -> bool:
         """Send what can be made of a run's next rows after `after`; whether there were any."""
-        if run_id not in self._done:
-            # Row and states at one moment: what a process before this one has sent may still be
-            # on its way into the journal.
-            self._done[run_id], states = self._reader.derived(DERIVER, run_id)
-            for watcher in self._watching:
-                watcher.restore(run_id, states)
-            after = self._done[run_id]
-        after = max(after, self._done[run_id])
+        run = self._runs.get(run_id) or self._begin(run_id)
+        after = max(after, run.done)
         rows = self._reader.rows(after, run_id, kinds=DERIVED_KINDS, max_bytes=_MAX_BYTES)
         for row in rows:
-            self._row(run_id, row, after)
-            self._done[run_id] = after = row.id
+            self._row(run, row, is_last=row is rows[-1])
         return bool(rows)
 
-    def _row(self, run_id: int, row: Row, after: int) -> None:
-        """Send what is made of a row: parts, the last of which says that the row is done."""
+    def look(self) -> None:
+        """Now and then: who has gone, and what need not be waited for any more."""
+        if self._clock() - self._looked_s < _LOOK_S:
+            return
+        self._looked_s = self._clock()
+        for run in self._runs.values():
+            if run.reducer:
+                self._settle(run)
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _begin(self, run_id: int) -> _Run:
+        # Row and states at one moment: what a process before this one has sent may still be
+        # on its way into the journal.
+        from .reducer import Reducer
+
+        row, alarms, state = self._reader.deriving(DERIVER, run_id)
+        for watcher in self._watching:
+            watcher.restore(run_id, alarms)
+        run = self._runs[run_id] = _Run(run_id, row, max(row, state.read_row), state.token)
+        run.reducer = Reducer(
+            run_id,
+            self._timeout_s,
+            run.read_before,
+            state.state,
+            run.refuse,
+            lambda text: print(f"run {run_id}: {text}", flush=True),
+        )
+        return run
+
+    def _row(self, run: _Run, row: Row, *, is_last: bool) -> None:
+        """Send what is made of a row, all of it before what is made of the next one."""
+        for derived in self._made(run, row):
+            self._say(run, derived)
+        run.done = row.id
+        if is_last or not run.part.is_empty:
+            self._close(run)
+
+    def _made(self, run: _Run, row: Row) -> Iterable[Derived]:
+        """What is made of a row."""
         from ..points import read_points
 
-        part = Part(run_id)
         try:
             if row.damaged:
                 raise RemoteProtocolError("malformed", "its checksum is another")
-            points = list(read_points(row.data, self._tag_sets(row)))
+            points = list(read_points(row.data, self._tag_sets(row), reduced=True))
         except RemoteProtocolError as error:
-            part.refuse(f"journal row {row.id}", error)
-            points = []
-        for value in points:
-            if isinstance(value, Value):
-                for derived in self._value(run_id, row, value, part):
-                    part.add(derived)
-                    if part.nbytes > _PART_BYTES:
-                        self._channel.send(part.message())
-                        part = Part(run_id, part.refused)
-        last = {"row": row.id, "after": after, "refused": part.refused}
-        self._channel.send({**part.message(), **last})
+            run.part.refuse(f"journal row {row.id}", error)
+            return
+        parts = [p for p in points if not isinstance(p, Value) or p.kind == RANK_PART]
+        if row.id > run.read_before:
+            for value in points:
+                if isinstance(value, Value) and value.kind != RANK_PART:
+                    yield from self._value(run, row, value)
+        if parts:
+            now = self._clock()
+            if not run.reducer.knows(row.client_id):
+                run.reducer.see(members(self._reader.connection, run.id), now)
+            yield from run.reducer.take(row.id, row.client_id, parts, now)
 
-    def _value(self, run_id: int, row: Row, value: Value, part: Part) -> list[Derived]:
+    def _value(self, run: _Run, row: Row, value: Value) -> Iterable[Derived]:
         derive = deriver_of(value.kind)
         if derive is None:
-            return []
+            return
         from .deriver import Source
 
-        found: list[Derived] = []
         try:
-            for derived in derive(Source(run_id, row.client_id, row.id), value):
-                found.append(derived)
-                if derived.observation is not None:
-                    for watcher in self._watching:
-                        found.extend(watcher(derived.observation))
+            yield from derive(Source(run.id, row.client_id, row.id), value)
         except Exception as error:  # noqa: BLE001 - it must not be met again and again, for ever
-            part.refuse(f"{value.kind} {value.tag!a:.100} at step {value.step}", error)
-        return found
+            run.part.refuse(f"{value.kind} {value.tag!a:.100} at step {value.step}", error)
+
+    def _settle(self, run: _Run) -> None:
+        """Who has gone has said all that it ever will, once everything was read after that."""
+        now = self._clock()
+        run.reducer.see(members(self._reader.connection, run.id), now)
+        if self.derive(run.id, 0):
+            return
+        for derived in run.reducer.settle(now):
+            self._say(run, derived)
+        if not run.part.is_empty:
+            self._close(run)
+
+    def _say(self, run: _Run, derived: Derived) -> None:
+        """Take what was made, and what the watchers make of it, into the message."""
+        run.part.add(derived)
+        if derived.observation is not None:
+            for watcher in self._watching:
+                try:
+                    for more in watcher(derived.observation):
+                        run.part.add(more)
+                except Exception as error:  # noqa: BLE001 - as above
+                    run.part.refuse(f"{derived.observation.tag!a:.100}", error)
+        if run.part.nbytes > _PART_BYTES:
+            self._channel.send(run.part.message())
+            run.part = Part(run.id, run.part.refused)
+
+    def _close(self, run: _Run) -> None:
+        """Send what was made, with all that the next process must know."""
+        state = run.reducer.packed()
+        read_row = max(run.done, run.read_before)
+        token, run.token = run.token, secrets.randbits(62) | 1
+        last = {
+            "row": run.reducer.cursor(read_row),
+            "read": read_row,
+            "after": token,
+            "token": run.token,
+            "state": state,
+            "reductions": dict(run.reducer.report()),
+            "refused": run.part.refused,
+        }
+        self._channel.send({**run.part.message(), **last})
+        run.part = Part(run.id)
 
     def _tag_sets(self, row: Row) -> Any:
         return self._reader.tag_sets(row.client_id, refresh=True)
+
+
+class _Run:
+    """How far the derivers are with a run.
+
+    Attributes:
+        id: the journal's id of the run.
+        done: the row up to which this process has read.
+        read_before: the row up to which a process before it had.
+        token: of the newest message.
+        part: the message that is being made.
+        reducer: of its ranks.
+    """
+
+    reducer: Reducer
+
+    def __init__(self, run_id: int, done: int, read_before: int, token: int) -> None:
+        self.id = run_id
+        self.done = done
+        self.read_before = read_before
+        self.token = token
+        self.part = Part(run_id)
+
+    def refuse(self, what: str, error: Exception) -> None:
+        """Count and say what cannot be used."""
+        self.part.refuse(what, error)
 
 
 class Part:
@@ -190,6 +311,11 @@ class Part:
         self._alarm_states: dict[str, bytes] = {}
         self.nbytes = 0
         self.refused = refused
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing in it."""
+        return not (self._scalars or self._values or self._alarm_states or self.refused)
 
     def add(self, derived: Derived) -> None:
         """Take what a deriver or a watcher has made."""
@@ -236,9 +362,16 @@ def _check(scalars: Mapping[str, float]) -> None:
         raise LocalProtocolError(f"a tag of {longest} characters, at most {_MAX_TAG}")
 
 
-def start_message(journal_path: str, rules: Mapping[str, Any] | None) -> dict[str, Any]:
+def start_message(
+    journal_path: str, rules: Mapping[str, Any] | None, reduce_timeout_s: float = 30.0
+) -> dict[str, Any]:
     """What a new process is told first."""
-    return {"op": "start", "journal": journal_path, "rules": rules}
+    return {
+        "op": "start",
+        "journal": journal_path,
+        "rules": rules,
+        "reduce_timeout_s": reduce_timeout_s,
+    }
 
 
 if __name__ == "__main__":

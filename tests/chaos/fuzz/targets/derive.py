@@ -14,6 +14,7 @@ import numpy as np
 from sidestep.proto import RunSpec, Value
 from sidestep.sidecar.alarms import Rules
 from sidestep.sidecar.derive.worker import Worker, watchers
+from sidestep.sidecar.derive_state import DeriveState
 from sidestep.sidecar.deriving import Deriving
 from sidestep.sidecar.journal import ClientRow, Journal
 from sidestep.sidecar.journal_reader import JournalReader, Row
@@ -44,9 +45,8 @@ class Bench:
         self.points: list[DaemonPoints] = []
         self.deriving = Deriving(path, Rules(), self.points.append, lambda _: None)
         watching = watchers(Rules().plain())
-        for watcher in watching:
-            watcher.restore(self.run.id, {})
         self.worker = Worker(self, JournalReader(path), watching)  # type: ignore[arg-type]
+        self.begun = self.worker._begin(self.run.id)
         self.row = 0
 
     def send(self, message: dict[str, Any]) -> None:
@@ -61,14 +61,15 @@ class Bench:
         self.points.clear()
         self.row += 1
         with contextlib.redirect_stdout(io.StringIO()), np.errstate(all="ignore"):
-            self.worker._row(self.run.id, Row(self.row, self.client_id, 1, 1, data), self.row - 1)
+            row = Row(self.row, self.client_id, 1, 1, data)
+            self.worker._row(self.begun, row, is_last=True)
         for message in self.said:
             self.deriving._take(message)
         assert len(self.points) == 1, "a row is done, whatever it was"
         own = OwnPoints(self.journal)
         self.journal.begin()
         try:
-            self.run.derived_row = self.row - 1
+            self.run.derived = DeriveState(self.points[0].derived_after)
             assert own.append(self.run, self.points[0])
         finally:
             self.journal.rollback()

@@ -144,6 +144,20 @@ def merged(counts: npt.NDArray[Any], edges: Floats, factor: int) -> tuple[npt.ND
     return np.add.reduceat(counts, starts), np.append(edges[:-1:factor], edges[-1])
 
 
+def subsampled(
+    counts: npt.NDArray[Any], edges: Floats, most: int, *, exponential: bool
+) -> tuple[npt.NDArray[Any], Floats]:
+    """About `most` buckets: as torch reckons it, up to twice as many."""
+    if not exponential:
+        return merged(counts, edges, len(counts) // most)
+    # torch has neither of the outermost two: they stay apart, so that the others are the same.
+    inner, between = merged(counts[1:-1], edges[1:-1], (len(counts) - 2) // most)
+    return (
+        np.concatenate([counts[:1], inner, counts[-1:]]),
+        np.concatenate([edges[:1], between, edges[-1:]]),
+    )
+
+
 def support(counts: npt.NDArray[Any], edges: Floats) -> tuple[npt.NDArray[Any], Floats]:
     """The buckets from the first full one to the last, with one more edge than counts."""
     full = np.flatnonzero(counts)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from sidestep.proto import Value
+from sidestep.proto.tag_sets import RANK_PART
 
 from .alarms import alarm
 from .audio import audio
@@ -65,7 +66,7 @@ COMPOSERS: Final[Mapping[str, Composer]] = {
 }
 """What shows which kind of value in any other way."""
 
-IGNORED: Final = frozenset({"moments", "parameters"})
+IGNORED: Final = frozenset({"moments", "parameters", RANK_PART})
 """Kinds that are for the derivers alone."""
 
 

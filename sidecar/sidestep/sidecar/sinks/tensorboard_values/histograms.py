@@ -16,8 +16,8 @@ from ..rendering.buckets import (
     counted,
     counts_of,
     edges_of,
-    merged,
     moments_of,
+    subsampled,
     support,
 )
 
@@ -36,7 +36,8 @@ def histogram(value: Value, event: Any) -> None:
             counts = counts_of(data, edges)
             most = value.info.get("max_bins")
             if isinstance(most, int) and most > 0:
-                counts, edges = _subsampled(counts, edges, most, value.info.get("bins") is None)
+                plain = value.info.get("bins") is None
+                counts, edges = subsampled(counts, edges, most, exponential=plain)
             _fill(shown, moments, *_with_empty_first(*support(counts, edges)))
 
 
@@ -48,20 +49,6 @@ def histogram_counts(value: Value, event: Any) -> None:
         if len(limits) > len(counts):
             counts, limits = _with_empty_first(*support(counts, limits))
         _fill(shown, moments, counts, limits)
-
-
-def _subsampled(
-    counts: npt.NDArray[Any], edges: Floats, most: int, exponential: bool
-) -> tuple[npt.NDArray[Any], Floats]:
-    """About `most` buckets: as torch reckons it, up to twice as many."""
-    if not exponential:
-        return merged(counts, edges, len(counts) // most)
-    # torch has neither of the outermost two: they stay apart, so that the others are the same.
-    inner, between = merged(counts[1:-1], edges[1:-1], (len(counts) - 2) // most)
-    return (
-        np.concatenate([counts[:1], inner, counts[-1:]]),
-        np.concatenate([edges[:1], between, edges[-1:]]),
-    )
 
 
 def _with_empty_first(counts: npt.NDArray[Any], edges: Floats) -> tuple[npt.NDArray[Any], Floats]:

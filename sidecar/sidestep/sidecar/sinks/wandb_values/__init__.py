@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from sidestep.proto import Value
+from sidestep.proto.tag_sets import RANK_PART
 
 from .audio import audio
 from .histograms import histogram, histogram_counts
@@ -42,7 +43,7 @@ RENDERERS: Final[Mapping[str, Renderer]] = {
 """What shows which kind of value."""
 
 IGNORED: Final = frozenset(
-    {"custom_scalars", "event", "graph", "moments", "parameters", "purge", "series"}
+    {"custom_scalars", "event", "graph", "moments", "parameters", "purge", "series", RANK_PART}
 )
 """Kinds that are for TensorBoard or the derivers alone.
 
