@@ -47,11 +47,15 @@ def find(data: bytes | memoryview, at: int) -> tuple[Places | None, int]:
         Their places, None where they are too few to pay; and the byte after the last one.
     """
     words = memoryview(data).cast("B").cast("I")
-    end, place = len(words), at // 4
+    table = np.frombuffer(data, "<u4")
+    regular, done = _equally_long(table[at // 4 :])
+    regular += at // 4
+    end = len(words)
+    place = int(regular[-1]) + words[at // 4] // 4 if len(regular) else at // 4
     found: list[int] = []
     newest, width, alike = -1, 0, 0
     # Nothing is known of a record here but that it begins: its length may be any number.
-    while end - place >= _LEAST_WORDS and words[place + _KIND] & 0xFF == SCALARS:
+    while not done and end - place >= _LEAST_WORDS and words[place + _KIND] & 0xFF == SCALARS:
         length = words[place] // 4
         if length < _LEAST_WORDS or length > end - place:
             break
@@ -64,14 +68,32 @@ def find(data: bytes | memoryview, at: int) -> tuple[Places | None, int]:
             break
         found.append(place)
         place += length
-    places = np.array(found, np.int64)
-    table = np.frombuffer(data, "<u4")
+    places = np.concatenate([regular, np.array(found, np.int64)])
     lengths, counts = table[places], table[places + _COUNT]
     wrong = (lengths != _HEAD_BYTES + 8 * counts.astype(np.int64)) | (counts > MAX_TAGS_PER_RECORD)
     if wrong.any():
         place = int(places[np.argmax(wrong)])
         places = places[: np.argmax(wrong)]
     return (places if len(places) >= _FEWEST else None), 4 * place
+
+
+def _equally_long(table: npt.NDArray[np.uint32]) -> tuple[Places, bool]:
+    """The records that are as long as the first one, found at once; whether many alike follow."""
+    none = np.zeros(0, np.int64)
+    width = int(table[0]) // 4
+    most = len(table) // width if width >= _LEAST_WORDS else 0
+    if most < _FEWEST:
+        return none, False
+    heads = table[: most * width].reshape(most, width)[:, : _TAG_SET + 1]
+    same = (heads[:, 0] == heads[0, 0]) & (heads[:, _KIND] & 0xFF == SCALARS)
+    count = most if same.all() else int(np.argmin(same))
+    if count < _FEWEST:
+        return none, False
+    edges = np.flatnonzero(np.diff(heads[:count, _TAG_SET])) + 1
+    starts = np.concatenate([none, [0], edges])
+    alike = np.diff(starts, append=count) >= _FEWEST
+    done = bool(alike.any())
+    return np.arange(int(starts[np.argmax(alike)]) if done else count) * width, done
 
 
 def tag_sets_of(data: bytes | memoryview, places: Places) -> tuple[Places, Places]:

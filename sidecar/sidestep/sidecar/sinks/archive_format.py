@@ -47,6 +47,9 @@ BODY_HEAD: Final = Struct("<IIII")
 MAX_BODY_BYTES: Final = 2 << 20
 """A length beyond this is damage: blocks are cut at `_BLOCK_BYTES`, tags are fewer than that."""
 
+_TAG_SET_AT: Final = 4
+"""Where in it the tag set is."""
+
 FRAME_BYTES: Final = HEAD.size + CRC.size
 """What a frame adds to its body."""
 
@@ -108,20 +111,22 @@ def block_frames(tag_set: int, block: ScalarBlock) -> Iterator[bytes]:
 
 def mixed_frames(tag_sets: Sequence[int], block: MixedBlock) -> bytearray:
     """The frames of `block`, whose tag sets have these numbers: one row in each."""
-    widths = [len(tags) for tags in block.tag_sets]
-    rests = [2 * 8 + 8 * width for width in widths]
+    counts, numbers = block.counts, np.array(tag_sets, np.int64)[block.which]
+    widths, kind = np.unique(counts, return_inverse=True)
+    rests = [2 * 8 + 8 * width for width in widths.tolist()]
     templates = [
         record_head(BODY_HEAD.size + rest)
-        + BODY_HEAD.pack(BLOCK, tag_set, 1, width)
+        + BODY_HEAD.pack(BLOCK, 0, 1, width)
         + bytes(rest + CRC.size)
-        for tag_set, width, rest in zip(tag_sets, widths, rests, strict=True)
+        for width, rest in zip(widths.tolist(), rests, strict=True)
     ]
-    sheet = Sheet(templates, block.which)
+    sheet = Sheet(templates, kind)
+    sheet.put("<u4", sheet.starts + HEAD.size + _TAG_SET_AT, numbers)
     at = sheet.starts + HEAD.size + BODY_HEAD.size
     sheet.put("<i8", at, block.steps)
     sheet.put("<i8", at + 8, block.times_ns)
-    tables = [np.arange(width) * 8 for width in widths]
-    sheet.put("<f8", places_of(at + 16, tables, block.which), block.values)
+    tables = [np.arange(width) * 8 for width in widths.tolist()]
+    sheet.put("<f8", places_of(at + 16, tables, kind), block.values)
     return sheet.seal()
 
 
