@@ -38,6 +38,14 @@ def check(scene: Scene) -> Iterator[Finding]:
             f"ls -la {quoted(scene.paths.directory)}",
         )
         return
+    if scene.journal_damage:
+        yield warning(
+            "daemon.journal_file",
+            f"the journal in {scene.state_dir} cannot be read ({scene.journal_damage}); a daemon "
+            "that finds it so puts it aside and begins a new one",
+            "sidestep stop; sidestep start" if scene.lives else "sidestep start",
+            complaint="stops",
+        )
     if not scene.lives:
         yield from _none(scene)
         return

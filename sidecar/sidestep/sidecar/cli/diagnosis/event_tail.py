@@ -78,7 +78,8 @@ def event_files(folder: str) -> list[str]:
         names = sorted(name for name in os.listdir(folder) if _EVENTS.fullmatch(name))
     except OSError:
         return []
-    return [os.path.join(folder, name) for name in names]
+    paths = [os.path.join(folder, name) for name in names]
+    return [path for path in paths if os.path.isfile(path)]  # a FIFO would be waited for
 
 
 def read_tail(folder: str, window_bytes: int = WINDOW_BYTES) -> Tail:

@@ -152,7 +152,7 @@ def _gather(environ: Mapping[str, str], cwd: str, logdir: str | None, run: str |
             _STALL_S,
             _MOST_S,
         )
-    journal = _value(second, "journal", None, problems)
+    journal: dict[str, Any] = _value(second, "journal", {}, problems)
     return Scene(
         environ=environ,
         cwd=cwd,
@@ -168,7 +168,8 @@ def _gather(environ: Mapping[str, str], cwd: str, logdir: str | None, run: str |
         strangers=_value(first, "strangers", [], problems),
         processes=_value(first, "processes", {}, problems),
         gpus=_value(first, "gpus", {}, problems),
-        runs=merge_runs(told.get("status") or {}, journal),
+        journal_damage=str(journal.get("damage") or ""),
+        runs=merge_runs(told.get("status") or {}, journal.get("runs")),
         problems=problems,
     )
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import psutil
+from msgpack import UnpackException
 
 from sidestep.proto import RunSpec
 from sidestep.proto.paths import RuntimePaths, outbox_dirs
@@ -22,6 +23,7 @@ from . import machine, outboxes
 from .isolate import doing
 
 _ANSWER_S: Final = 1.5
+_MOMENT_S: Final = 0.3
 _ELDER_S: Final = 10.0
 """What a dead trainer left is adopted within a second or two by a daemon that lives."""
 
@@ -52,12 +54,34 @@ def daemon(paths: RuntimePaths) -> dict[str, Any]:
         return found  # it would only be waited for
     doing(f"asking the daemon (pid {who.pid})")
     try:
-        found["status"] = control.request("status", _ANSWER_S)
+        found["status"] = _asked_twice(control)
     except NoAnswerError:
         found["problem"] = "silent"
     except CommandError as error:
         found["problem"] = str(error)
     return found
+
+
+def _asked_twice(control: Control) -> dict[str, Any]:
+    """The daemon's status, a moment later, with what was wrong with a sink only a moment ago.
+
+    One that fails at each try is well in between, for as long as a try lasts.
+    """
+    before = control.request("status", _ANSWER_S)
+    time.sleep(_MOMENT_S)
+    now = control.request("status", _ANSWER_S)
+    errors = {
+        (run.get("run"), run.get("log_dir"), sink.get("name")): sink
+        for run in before.get("runs") or ()
+        for sink in run.get("sinks") or ()
+        if sink.get("error")
+    }
+    for run in now.get("runs") or ():
+        for sink in run.get("sinks") or ():
+            earlier = errors.get((run.get("run"), run.get("log_dir"), sink.get("name")))
+            if earlier and not sink.get("error") and sink.get("lag_records"):
+                sink.update(state=earlier.get("state"), error=earlier["error"])
+    return now
 
 
 def trainers(paths: RuntimePaths, state_dirs: Sequence[str]) -> list[dict[str, Any]]:
@@ -138,38 +162,40 @@ def gpus() -> dict[str, Any]:
 
 
 def processes() -> dict[str, Any]:
-    """Other processes on this machine: TensorBoards with their directories, daemons, workers.
+    """Other processes of this user here: TensorBoards with their directories, daemons, workers.
 
     Returns:
-        `tensorboards`: `pid`, `logdirs` (absolute), `port`; `daemons` of this user: `pid`,
-        `runtime_dir` ("" for the default one); `workers` of this user: `pid`, `parent`, `sink`,
-        `stopped`, `memory_bytes`.
+        `tensorboards`: `pid`, `logdirs` (absolute), `host`, `port`; `daemons`: `pid`, `runtime_dir`
+        ("" for the default one); `workers`: `pid`, `parent`, `sink`, `stopped`, `memory_bytes`.
     """
     found: dict[str, Any] = {"tensorboards": [], "daemons": [], "workers": []}
     doing("looking at this machine's processes")
     for process in psutil.process_iter():
         try:
             words = process.cmdline()
+            if process.uids().real != os.getuid():
+                continue
             if board := _tensorboard_words(words):
                 found["tensorboards"].append(_tensorboard(process, board))
             elif "sidestep.sidecar" in words and "serve" in words:
-                if process.uids().real == os.getuid():
-                    environ = process.environ()
-                    runtime = environ.get("SIDESTEP_RUNTIME_DIR", "")
-                    found["daemons"].append({"pid": process.pid, "runtime_dir": runtime})
+                runtime = process.environ().get("SIDESTEP_RUNTIME_DIR", "")
+                found["daemons"].append({"pid": process.pid, "runtime_dir": runtime})
             elif "sidestep.sidecar.worker" in words or "sidestep.sidecar.derive.worker" in words:
-                found["workers"].append(
-                    {
-                        "pid": process.pid,
-                        "parent": process.ppid(),
-                        "sink": words[-1] if "sidestep.sidecar.worker" in words else "derive",
-                        "stopped": process.status() == psutil.STATUS_STOPPED,
-                        "memory_bytes": process.memory_info().rss,
-                    }
-                )
+                found["workers"].append(_worker(process, words))
         except (psutil.Error, OSError):
             continue
     return found
+
+
+def _worker(process: psutil.Process, words: Sequence[str]) -> dict[str, Any]:
+    module = "sidestep.sidecar.worker"
+    return {
+        "pid": process.pid,
+        "parent": process.ppid(),
+        "sink": words[words.index(module) + 1] if module in words else "the derivers",
+        "stopped": process.status() == psutil.STATUS_STOPPED,
+        "memory_bytes": process.memory_info().rss,
+    }
 
 
 def _tensorboard_words(words: Sequence[str]) -> list[str]:
@@ -201,7 +227,7 @@ def _tensorboard(process: psutil.Process, arguments: Sequence[str]) -> dict[str,
     }
 
 
-def journal(state_dir: str, daemon_lives: bool) -> list[dict[str, Any]]:
+def journal(state_dir: str, daemon_lives: bool) -> dict[str, Any]:
     """The runs in a journal: what they asked for, and how far each sink is.
 
     Args:
@@ -209,20 +235,24 @@ def journal(state_dir: str, daemon_lives: bool) -> list[dict[str, Any]]:
         daemon_lives: whether a daemon writes it just now.
 
     Returns:
-        For each run `run`, `log_dir`, `tensorboard`, `wandb` (None: not asked for), `records`,
-        and `cursors` by sink: `total`, `dropped`, `state`, `changed_s`.
+        `damage`: why it cannot be read, or ""; and `runs`, for each of them `run`, `log_dir`,
+        `tensorboard`, `wandb` (None: not asked for), `records`, and `cursors` by sink: `total`,
+        `dropped`, `state`, `changed_s`.
     """
     path = os.path.join(state_dir, "journal.sqlite")
     doing(f"reading the journal {path}")
     if not os.path.exists(path):
-        return []
-    # A journal that nobody has open, and that has no log, is read without making one.
+        return {"damage": "", "runs": []}
+    # A journal that nobody has open, and that has no log, is read without making one; nor is the
+    # index of a log that is there written.
     at_rest = not daemon_lives and not os.path.exists(path + "-wal")
-    mode = "immutable=1" if at_rest else "mode=ro"
+    mode = "immutable=1" if at_rest else "mode=ro&readonly_shm=1"
     quoted = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
     connection = sqlite3.connect(f"file:{quoted}?{mode}", uri=True, timeout=1.0)
     try:
-        return list(_runs(connection, state_dir))
+        return {"damage": "", "runs": list(_runs(connection, state_dir))}
+    except (sqlite3.Error, LookupError, TypeError, ValueError, UnpackException) as error:
+        return {"damage": f"{type(error).__name__}: {error}", "runs": []}
     finally:
         connection.close()
 

@@ -10,9 +10,10 @@ import fcntl
 import mmap
 import os
 import struct
+import time
 from typing import Any, Final
 
-from sidestep.proto import RemoteProtocolError
+from sidestep.proto import Gap, RemoteProtocolError
 from sidestep.proto.limits import MAX_SEQ
 from sidestep.proto.paths import OUTBOX_SUFFIX
 from sidestep.proto.segments import FINISHED, FREE, LOST, REJECTED, Outbox
@@ -24,6 +25,8 @@ _LOCK: Final = struct.Struct("hhqqi4x")
 """The kernel's `struct flock`: type, whence, start, length, pid."""
 
 _ENTRY_WORDS: Final = 4
+_NEARLY_FULL: Final = 0.85
+_READING_S: Final = 0.5
 
 
 def look_into(folder: str) -> list[dict[str, Any]]:
@@ -32,8 +35,9 @@ def look_into(folder: str) -> list[dict[str, Any]]:
     Returns:
         For each `path`, `bytes`, `changed_s`, `alive` (somebody holds its lock), `damaged` (why it
         cannot be read, ""), and of one that can be read `run`, `log_dir`, `rank`, `pid`, `host`,
-        `devices` (UUIDs), `acked` and `dropped` (records), `rejected` (values), `fullness` (0 to
-        1), `finished`, `wandb`, and `process`: what the kernel says of a living one.
+        `devices` (UUIDs), `acked` and `dropped` (records, at least), `rejected` (values),
+        `fullness` (0 to 1), `finished`, `wandb`, and `process`: what the kernel says of one that
+        lives.
     """
     try:
         names = sorted(os.listdir(folder))
@@ -87,6 +91,8 @@ def _read(outbox: Outbox) -> dict[str, Any]:
     hello, words = outbox.hello(), outbox.words
     states = outbox.table[::_ENTRY_WORDS].tolist()
     taken = sum(state != FREE for state in states)
+    fullness = taken / max(1, len(states))
+    gone = _missing(outbox) if fullness > _NEARLY_FULL else 0
     return {
         "run": hello.run.name,
         "log_dir": hello.run.log_dir,
@@ -97,12 +103,25 @@ def _read(outbox: Outbox) -> dict[str, Any]:
         "versions": [hello.min_version, hello.max_version],
         "devices": list(hello.device_uuids),
         "acked": hello.acked_seq,
-        "dropped": hello.acked_dropped + min(words[LOST], MAX_SEQ),
+        "dropped": hello.acked_dropped + min(gone + words[LOST], MAX_SEQ),
         "rejected": min(words[REJECTED], MAX_SEQ),
-        "fullness": taken / max(1, len(states)),
-        "held_segments": taken,
+        "fullness": fullness,
         "finished": bool(words[FINISHED]),
     }
+
+
+def _missing(outbox: Outbox) -> int:
+    """Records that were pushed out of a full outbox: their numbers are missing between others."""
+    gone, give_up = 0, time.monotonic() + _READING_S
+    try:
+        for message in outbox.messages():
+            if isinstance(message, Gap):
+                gone += message.last_seq - message.first_seq + 1
+            if time.monotonic() > give_up:
+                break
+    except (RemoteProtocolError, ValueError, struct.error):
+        pass  # its trainer writes on while it is read
+    return gone
 
 
 def _process(outbox: Outbox, alive: bool) -> dict[str, Any]:

@@ -133,7 +133,7 @@ def _room(
     of = f"{place.kind} at {place.point}" if place.kind else "an unknown file system"
     limit = _NO_ROOM_BYTES // 16 if small else _NO_ROOM_BYTES
     command = f"du -xh -d 1 {quoted(place.point or place.nearest)} | sort -h | tail"
-    if place.total_bytes and place.free_bytes < min(limit, place.total_bytes // 4):
+    if place.total_bytes and place.free_bytes < min(limit, place.total_bytes // 3):
         yield wrong(check, f"{name} is full: {room} ({of})", command, complaint="stops")
     elif place.free_inodes is not None and place.free_inodes < _FEW_INODES:
         yield wrong(

@@ -77,6 +77,7 @@ class Scene:
         strangers: see `facts.strangers`.
         processes: see `facts.processes`.
         gpus: see `facts.gpus`.
+        journal_damage: why the journal cannot be read; "" when it can, or is not there.
         runs: all of them, the newest last.
         problems: facts that could not be had, and why.
     """
@@ -95,6 +96,7 @@ class Scene:
     strangers: Sequence[Mapping[str, Any]]
     processes: Mapping[str, Sequence[Mapping[str, Any]]]
     gpus: Mapping[str, Any]
+    journal_damage: str
     runs: Sequence[RunSeen]
     problems: Mapping[str, str]
 

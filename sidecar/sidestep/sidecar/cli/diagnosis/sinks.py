@@ -54,8 +54,7 @@ def _of(scene: Scene, run: RunSeen, sink: Mapping[str, Any]) -> Iterator[Finding
     lag = int(sink.get("lag_records") or 0)
     if error := sink.get("error"):
         written = max(0, run.records - lag)
-        never = lag > 0 and written == 0
-        complaint = "wandb" if name == "wandb" else "nothing" if never else "stops"
+        complaint = _complaint(name, never=lag > 0 and written == 0)
         waits = f". {wording.counted(lag, 'record')} wait for it" if lag else ""
         yield wrong(
             f"sinks.{name}",
@@ -73,7 +72,7 @@ def _of(scene: Scene, run: RunSeen, sink: Mapping[str, Any]) -> Iterator[Finding
             f"{run.name}: {where} is {wording.counted(lag, 'record')} behind and has written "
             f"nothing for {wording.duration(since)}; the journal holds them meanwhile",
             "sidestep status",
-            complaint="wandb" if name == "wandb" else "stops",
+            complaint=_complaint(name),
             run=run.name,
         )
     if many := int(sink.get("dropped") or 0):
@@ -83,7 +82,7 @@ def _of(scene: Scene, run: RunSeen, sink: Mapping[str, Any]) -> Iterator[Finding
             "it than may (wandb_backlog_mb), so the oldest were dropped for it alone. They are in "
             "the archive",
             f"sidestep export {quoted(run.name)} --format csv",
-            complaint="wandb" if name == "wandb" else "stops",
+            complaint=_complaint(name),
             run=run.name,
         )
     if many := int(sink.get("skipped") or 0):
@@ -92,9 +91,15 @@ def _of(scene: Scene, run: RunSeen, sink: Mapping[str, Any]) -> Iterator[Finding
             f"{run.name}: {where} could not show {wording.counted(many, 'value')}, and the "
             "daemon's log says which and why",
             f"grep -i skipped {quoted(scene.paths.log)}" if scene.paths else "sidestep status",
-            complaint="nothing",
+            complaint=_complaint(name, never=True),
             run=run.name,
         )
+
+
+def _complaint(sink: str, *, never: bool = False) -> str:
+    """What somebody would complain of who misses what a sink does not write."""
+    of_curves = "nothing" if never else "stops"
+    return {"wandb": "wandb", "tensorboard": of_curves}.get(sink, "")
 
 
 def _moves(scene: Scene, run: RunSeen, sink: str) -> bool:

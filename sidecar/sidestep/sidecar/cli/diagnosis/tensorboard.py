@@ -106,7 +106,7 @@ def _processes(scene: Scene, runs: list[RunSeen]) -> Iterator[Finding]:
     if not boards:
         yield note(
             "tensorboard.process",
-            "no TensorBoard runs on this machine",
+            "no TensorBoard of yours runs on this machine",
             f"tensorboard --logdir {quoted(os.path.dirname(runs[0].event_folder))}",
             complaint="nothing",
         )
@@ -123,12 +123,12 @@ def _processes(scene: Scene, runs: list[RunSeen]) -> Iterator[Finding]:
     if unread:
         seen = ", ".join(f"{d} (pid {b['pid']})" for b in boards for d in b["logdirs"])
         newest = unread[0]
-        # Another one that shows it is enough; one for other work is nobody's fault.
-        say = note if len(unread) < len(runs) else wrong
+        # One that shows other work is nobody's fault.
+        say = note if len(unread) < len(runs) else warning
         yield say(
             "tensorboard.process",
-            f"no TensorBoard here reads {newest.name}, which logs in {newest.event_folder}: they "
-            f"read {seen or 'nothing'}",
+            f"no TensorBoard of yours reads {newest.name}, which logs in {newest.event_folder}: "
+            f"what is read is {seen or 'nothing'}",
             f"tensorboard --logdir {quoted(os.path.dirname(newest.event_folder))} --port 0",
             complaint="nothing",
             run=newest.name,

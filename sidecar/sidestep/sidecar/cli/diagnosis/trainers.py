@@ -62,11 +62,12 @@ def _trainer(scene: Scene, trainer: Mapping[str, Any]) -> Iterator[Finding]:
         )
     full = float(trainer.get("fullness") or 0)
     if full >= _NEARLY_FULL:
+        dropped = int(trainer["dropped"])
         why = "no daemon takes anything" if not scene.status else "the daemon does not keep up"
         yield wrong(
             "trainers.outbox",
-            f"{run}: the outbox of its trainer (pid {pid}) is {full:.0%} full, since {why}; what "
-            f"comes now is dropped: {wording.counted(int(trainer['dropped']), 'record')} so far",
+            f"{run}: the outbox of its trainer (pid {pid}) is {full:.0%} full, since {why}; of "
+            f"what comes now the oldest is dropped: {wording.counted(dropped, 'record')} so far",
             "sidestep status" if scene.status else "sidestep start",
             complaint="stops",
             run=run,
