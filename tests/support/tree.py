@@ -1,4 +1,4 @@
-"""Daemons that pass on what they get: a head that writes, and nodes, each in a sandbox of its own."""
+"""Daemons that pass on what they get: a head that writes, and nodes, each in its own sandbox."""
 
 from __future__ import annotations
 

@@ -11,13 +11,11 @@ from sidestep.proto.session import Send, ServerAction
 from .roster import Limits
 
 
-def why_not(hello: Hello, connected: int, limits: Limits, identity: int) -> Reject | None:
-    """Why a client that is not connected may not be; None when it may.
+def why_back(hello: Hello, identity: int) -> Reject | None:
+    """Why a client cannot have come this way; None when it can.
 
     Args:
-        hello: how it introduces itself.
-        connected: how many clients are.
-        limits: how many may be.
+        hello: how it is introduced.
         identity: of this daemon's journal.
     """
     if identity in hello.via:
@@ -25,6 +23,17 @@ def why_not(hello: Hello, connected: int, limits: Limits, identity: int) -> Reje
         return Reject("loop", reason)
     if len(hello.via) >= MAX_VIA:
         return Reject("loop", f"that client came through {len(hello.via)} daemons already")
+    return None
+
+
+def why_not(hello: Hello, connected: int, limits: Limits) -> Reject | None:
+    """Why a client that is not connected may not be; None when it may.
+
+    Args:
+        hello: how it introduces itself.
+        connected: how many clients are.
+        limits: how many may be.
+    """
     if connected >= limits.max_clients:
         reason = f"this daemon serves at most {limits.max_clients} clients at once"
         return Reject("full", f"{reason} ({limits.why_clients})")

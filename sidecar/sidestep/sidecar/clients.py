@@ -34,7 +34,7 @@ from sidestep.proto.session import (
 )
 
 from . import books
-from .admission import rejection, why_not
+from .admission import rejection, why_back, why_not
 from .alarms import State, TagState, states_of
 from .attempts import Attempts, outbox_is_here
 from .client_books import put_books, stored_books
@@ -50,6 +50,13 @@ from .trails import stored_trails
 from .worlds import stored_worlds
 
 _LOOK_S: Final = 0.25
+_PACE_MS: Final = 0.8
+"""For each client that is connected: together they shall send some 1,250 messages a second, each
+of which costs both sides as much as a hundred numbers do. Clients make it no more than 100 ms."""
+
+_LEAST_PACE_MS: Final = 25
+"""What they wait anyway."""
+
 _REASSEMBLY_BYTES: Final = 256 << 20
 """Memory for records that are coming in parts, of all clients together."""
 
@@ -262,12 +269,14 @@ class Clients:
 
     def _hello(self, identity: bytes, hello: Hello, now: float) -> ClientEntry | None:
         entry = self._clients.get(hello.uuid)
-        if entry is None or entry.identity is None:
+        # Of one that came in a circle, the client itself may be connected here.
+        reject = why_back(hello, self._identity)
+        if reject is None and (entry is None or entry.identity is None):
             connected = sum(e.identity is not None for e in self._clients.values())
-            reject = why_not(hello, connected, self._limits, self._identity)
-            if reject is not None:
-                self._reject(identity, hello, reject)
-                return None
+            reject = why_not(hello, connected, self._limits)
+        if reject is not None:
+            self._reject(identity, hello, reject)
+            return None
         entry = entry or self._new_client(hello)
         self.published.touch(entry)
         self.attempts.greet(entry, now)
@@ -358,6 +367,7 @@ class Clients:
     def handle(self, entry: ClientEntry, message: Message) -> None:
         """Do what the client's session makes of `message`."""
         entry.session.credit = self.attempts.credit(entry, self.credit)
+        entry.session.pace_ms = self._pace_ms()
         if entry.session.reassembling_bytes and self._reassembling() > _REASSEMBLY_BYTES:
             entry.session.disconnected()  # its client sends the record again
         self._act(entry, entry.session.receive(message))
@@ -383,6 +393,11 @@ class Clients:
                     if entry.identity is not None:
                         self._by_identity.pop(entry.identity, None)
                         entry.identity = None
+
+    def _pace_ms(self) -> int:
+        """How long each client shall wait between two messages; 0 for as long as it likes."""
+        pace_ms = int(_PACE_MS * len(self._by_identity))
+        return pace_ms if pace_ms > _LEAST_PACE_MS else 0
 
     def _reassembling(self) -> int:
         return sum(entry.session.reassembling_bytes for entry in self._clients.values())

@@ -10,7 +10,7 @@ from sidestep.proto.addresses import is_tcp
 from sidestep.proto.paths import RuntimePaths
 
 from . import descriptors
-from .config import SidecarSettings
+from .config import ConfigurationError, SidecarSettings
 from .keys import load as load_keys
 from .roster import Limits
 from .tcp_door import TcpDoor
@@ -32,9 +32,19 @@ def limits(settings: SidecarSettings, files: int, log: Callable[[str], None]) ->
 
 
 def endpoints(settings: SidecarSettings, paths: RuntimePaths) -> list[str]:
-    """The Unix sockets."""
+    """The Unix sockets.
+
+    Raises:
+        ConfigurationError: what comes in there is to be passed on to one of them.
+    """
     own, other = paths.data_endpoint, settings.endpoint
-    return [own, other] if other and other != own and not is_tcp(other) else [own]
+    found = [own, other] if other and other != own and not is_tcp(other) else [own]
+    if settings.forward_to in found:
+        raise ConfigurationError(
+            f"forward_to {settings.forward_to!r} is where this daemon itself listens: name the "
+            "next daemon's"
+        )
+    return found
 
 
 def tcp_door(
