@@ -3,7 +3,8 @@
 ``sidestep/dropped``, ``sidestep/rejected`` and ``sidestep/held`` are records of the run so far;
 ``sidestep/lag`` is how many the slowest sink has not written, ``sidestep/lag_<sink>`` how many
 each of them. ``sidestep/emit_us`` is what a call of `emit` takes of late, in microseconds, by the
-slowest of the run's living clients; absent while none was timed.
+slowest of the run's living clients; absent while none was timed. ``sidestep/step_time_s`` is from
+one training step to the next, the mean of the living ranks; of several ``_std _min _max``, too.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Final
 
 from . import books
 from .roster import NODE, ClientEntry, DaemonPoints, RunEntry, Snapshot
+from .stragglers import step_times
 from .supervisor import SinkHandle, Supervisor
 
 SOURCE: Final = "sidestep"
@@ -80,7 +82,7 @@ class BookMetrics:
         found = _books(snapshot, run.id)
         if run.last_step is not None:  # else nothing was emitted yet: there is no step to carry
             lags = _lags(supervisor.sinks(run.id), snapshot, supervisor)
-            values = {**found, **lags, **_costs(snapshot, run.id)}
+            values = {**found, **lags, **_costs(snapshot, run.id), **_times(snapshot, run.id)}
             row = run.last_step, self._now_ns(), values
             self._submit(DaemonPoints(run.id, SOURCE, scalars=[row]))
         return found
@@ -105,6 +107,10 @@ def _lags(
     lags = {sink.name: float(supervisor.lag(sink, snapshot)) for sink in sinks}
     each = {f"sidestep/lag_{name}": lag for name, lag in sorted(lags.items())}
     return {"sidestep/lag": max(lags.values(), default=0.0), **each}
+
+
+def _times(snapshot: Snapshot, run_id: int) -> dict[str, float]:
+    return step_times(entry for entry in snapshot.clients if entry.row.run_id == run_id)
 
 
 def _costs(snapshot: Snapshot, run_id: int) -> dict[str, float]:

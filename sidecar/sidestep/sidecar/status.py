@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from . import alarms, books
+from . import alarms, books, stragglers
 from .roster import NODE, ClientEntry, RunEntry, Snapshot
 from .supervisor import SinkHandle, Supervisor
 
@@ -85,5 +85,7 @@ def _run(run: RunEntry, clients: Sequence[ClientEntry]) -> dict[str, Any]:
         "log_dir": run.spec.log_dir,
         "attempts": max((entry.trail.attempt for entry in clients), default=0),
         "clients": sum(entry.row.state == "live" for entry in clients),
+        "reductions": dict(run.reductions),
+        **stragglers.about(clients),
         "records": asdict(books.of_clients(clients)),
     }

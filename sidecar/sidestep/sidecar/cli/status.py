@@ -192,6 +192,7 @@ def troubles(answer: Mapping[str, Any], log: str) -> Iterator[str]:
                 "log names the first of each kind (SIDESTEP_STRICT=1 raises at the line)"
             )
         yield from _unbalanced(name, records)
+        yield from _ranks(name, run)
         for sink in run.get("sinks") or ():
             if sink.get("error"):
                 yield (
@@ -219,6 +220,29 @@ def _of_the_disk(daemon: Mapping[str, Any]) -> Iterator[str]:
         yield wording.printable(
             f"the journal in {where} takes nothing: {daemon['storage_error']}. Trainers hold their "
             "metrics meanwhile, as long as they have room; make space there"
+        )
+
+
+def _ranks(name: str, run: Mapping[str, Any]) -> Iterator[str]:
+    """Which rank of a run holds up the others, and what was shown without some."""
+    if straggler := run.get("straggler"):
+        host = f" on {wording.printable(str(straggler['host']))}" if straggler.get("host") else ""
+        yield f"{name}: rank {straggler.get('rank')}{host} {straggler.get('reason')}"
+    reductions: Mapping[str, Any] = run.get("reductions") or {}
+    if partial := reductions.get("partial"):
+        yield (
+            f"{name}: {wording.counted(partial, 'value')} shown without all ranks: TAG_ranks says "
+            "how many each has. Ranks that died are not waited for, others reduce_timeout_s"
+        )
+    if late := reductions.get("late"):
+        yield (
+            f"{name}: {wording.counted(late, 'value')} of a rank came after its reduction had been "
+            "shown, and are left out. Raise reduce_timeout_s if ranks are so far apart"
+        )
+    if pushed_out := reductions.get("pushed_out"):
+        yield (
+            f"{name}: {wording.counted(pushed_out, 'value')} shown early, without all ranks: more "
+            "was awaited than memory is to hold. Reduce less often, or fewer values"
         )
 
 
