@@ -13,17 +13,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
-SHELL_FILES := launch_tensorboard.sh .ci/run
+SHELL_FILES := launch_tensorboard.sh .ci/run deploy/slurm/training.sbatch
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test chaos chaos-long check fuzz bench bench-gpu venv clean
+.PHONY: help demo test chaos chaos-long check fuzz bench bench-gpu generated venv clean
 .PHONY: check-lint check-format check-mypy check-pyright check-imports check-shell
 
 help: ## list these targets
 	@echo "usage: make TARGET [ARGS='...'] [PYTHON=python3]"
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) \
-	  | while IFS='|' read -r name text; do printf '  %-10s %s\n' "$$name" "$$text"; done
+	  | while IFS='|' read -r name text; do printf '  %-11s %s\n' "$$name" "$$text"; done
 
 demo: $(STAMP) ## train a small model with the sidecar beside it (ARGS go to the trainer)
 	$(BIN)/sidestep run -- $(BIN)/python client/examples/digits_jepa.py $(ARGS)
@@ -51,6 +51,9 @@ bench: $(STAMP) ## measure the figures of the README (ARGS go to the benchmark)
 bench-gpu: $(STAMP) ## measure on a GPU: a ViT-B/16's step (with ARGS), gradients of 302 M parameters
 	$(BIN)/python -m tests.gpu.bench_step $(ARGS)
 	$(BIN)/python -m tests.gpu.bench_parameters
+
+generated: $(STAMP) ## renew what is generated: the settings' table, the wire's test vectors
+	$(BIN)/python -m tests.support.generated
 
 venv: $(STAMP) ## make or renew .venv, where all the others run
 

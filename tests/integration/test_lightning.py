@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import runpy
 import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from sidestep.client import ConfigurationError
 from tests.support.fixtures import Connect
 from tests.support.hosts import host, read_hparams
 from tests.support.oracle import assert_exactly, points, read_scalars, read_values
-from tests.support.sandbox import Sandbox
+from tests.support.sandbox import ROOT, Sandbox
 
 pytestmark = [
     pytest.mark.timeout(120),
@@ -122,6 +123,23 @@ def test_a_fit_and_a_test(
 def offline(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     """No daemon, and none is started."""
     monkeypatch.setenv("SIDESTEP_ENDPOINT", "tcp://127.0.0.1:9")
+
+
+def test_the_example(
+    sandbox: Sandbox, connect: Connect, facade: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox.serve()
+    monkeypatch.chdir(sandbox.work)
+    monkeypatch.setattr(sys, "argv", ["x", "--run", "example", "--epochs", "2"])
+    runpy.run_path(str(ROOT / "client/examples/lightning_trainer.py"), run_name="__main__")
+    sandbox.drain()
+
+    steps: dict[str, list[int]] = {}
+    for tag, step, _ in sorted(read_scalars(sandbox.event_files("example"))):
+        steps.setdefault(tag, []).append(step)
+    assert steps["train/loss"] == list(range(3, 32, 4))
+    assert steps["val/loss"] == [15, 31]
+    assert steps["train/code_std"] == [0, 16]
 
 
 def test_other_ranks_log_nothing(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ from sidestep.client import ConfigurationError
 from tests.support.fixtures import Connect
 from tests.support.hosts import host, read_hparams, read_texts
 from tests.support.oracle import assert_exactly, points, read_scalars
-from tests.support.sandbox import Sandbox
+from tests.support.sandbox import ROOT, Sandbox
 
 pytestmark = [
     pytest.mark.timeout(120),
@@ -136,6 +137,20 @@ def state(**changes: Any) -> Any:
         "global_step": 3,
     }
     return SimpleNamespace(**{**given, **changes})
+
+
+def test_the_example(
+    sandbox: Sandbox, connect: Connect, facade: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox.serve()
+    monkeypatch.chdir(sandbox.work)
+    monkeypatch.setattr(sys, "argv", ["x", "--run", "example"])
+    runpy.run_path(str(ROOT / "client/examples/huggingface_trainer.py"), run_name="__main__")
+    sandbox.drain()
+
+    found = sorted(read_scalars(sandbox.event_files("example")))
+    assert [step for tag, step, _ in found if tag == "train/loss"] == list(range(5, 41, 5))
+    assert [step for tag, step, _ in found if tag == "eval/loss"] == [20, 40]
 
 
 def test_other_ranks_log_nothing(offline: None, facade: ModuleType) -> None:
