@@ -29,14 +29,14 @@ def reduced(reduce: str, numbers: Sequence[float]) -> Mapping[str, float]:
 
 
 def _mean(numbers: Sequence[float]) -> float:
-    if len(numbers) == 1:
-        return numbers[0]
     try:
-        return math.fsum(numbers) / len(numbers)
+        mean = math.fsum(numbers) / len(numbers)
     except OverflowError:
-        return math.fsum(number * _SCALE for number in numbers) / len(numbers) / _SCALE
+        mean = math.fsum(number * _SCALE for number in numbers) / len(numbers) / _SCALE
     except ValueError:  # both infinities
         return math.nan
+    # Rounding twice can lead out of where a mean lies: of equal numbers it is that number.
+    return mean if math.isnan(mean) else min(max(mean, min(numbers)), max(numbers))
 
 
 def _sum(numbers: Sequence[float]) -> float:

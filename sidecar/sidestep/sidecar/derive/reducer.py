@@ -323,7 +323,7 @@ class Reducer:
         """Show the oldest rounds when more is awaited than memory is to hold."""
         if self._rounds.many <= _MAX_PARTS and self._rounds.nbytes <= _MAX_BYTES:
             return
-        by_age = sorted(self._rounds.all(), key=lambda found: found[2].began_s)
+        by_age = sorted(self._rounds.all(), key=lambda found: (found[2].began_s, found[1]))
         for channel, step, one in by_age:
             if self._rounds.many <= 0.9 * _MAX_PARTS and self._rounds.nbytes <= 0.9 * _MAX_BYTES:
                 return
