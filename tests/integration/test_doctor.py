@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -15,6 +16,7 @@ import pytest
 from sidestep.proto.paths import outbox_dirs
 from tests.support.diagnosis import diagnose, obey
 from tests.support.fixtures import Connect, Train
+from tests.support.hung_mount import hung_mount
 from tests.support.oracle import assert_exactly, read_scalars
 from tests.support.sandbox import SIDESTEP, Sandbox
 from tests.support.trainer import EMITTED
@@ -208,3 +210,31 @@ def test_outboxes_of_another_directory(sandbox: Sandbox, train: Train) -> None:
         for left in outbox.parent.glob("*"):
             left.unlink()
         outbox.parent.rmdir()
+
+
+@pytest.mark.slow
+def test_file_systems_that_never_answer(sandbox: Sandbox, connect: Connect) -> None:
+    """State, logs and a whole runtime directory on a server that is gone: given up, and named."""
+    sandbox.serve()
+    made = connect("here")
+    made.emit({"a": 1.0}, step=0)
+    assert made.flush(30)
+    with hung_mount(sandbox.root / "gone") as gone:
+        for env, area in (
+            ({"SIDESTEP_LOG_DIR": f"{gone}/logs"}, None),
+            ({"SIDESTEP_STATE_DIR": f"{gone}/state"}, None),
+            ({"SIDESTEP_RUNTIME_DIR": f"{gone}/run"}, "Directories"),
+            ({"SIDESTEP_CONFIG": f"{gone}/config.yaml"}, "Settings"),
+        ):
+            asked = sandbox.cli("doctor", "--json", timeout_s=40, **env)
+            assert asked.stderr == ""
+            answer = json.loads(asked.stdout)
+            hanging = [f for f in answer["findings"] if "hangs" in f["says"]]
+            assert [f["says"] for f in hanging if str(gone) not in f["says"]] == []
+            assert answer["took_s"] < 15
+            areas = {f["area"] for f in hanging}
+            assert area is None or area in areas, answer
+            assert {"Installation", "GPUs", "Sinks"} <= {f["area"] for f in answer["findings"]}
+        asked = sandbox.cli("doctor", "--logdir", str(gone), timeout_s=40)
+        assert asked.returncode == 1
+        assert f"hangs: no sign of life for 1.6 s (at: looking at {gone}" in asked.stdout

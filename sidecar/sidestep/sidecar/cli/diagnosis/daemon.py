@@ -95,6 +95,7 @@ def _elsewhere(scene: Scene) -> Iterator[Finding]:
     """A daemon of this user's that this shell does not see."""
     assert scene.paths is not None
     guard = os.path.join(scene.state_dir, "daemon.lock")
+    doing(f"looking at {guard}")
     holder = _read_json(guard)
     places: dict[str, int] = {}
     if holder.get("runtime_dir") and is_there(int(holder.get("pid") or 0)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -28,8 +28,8 @@ from . import (
     wandb_runs,
 )
 from .finding import Finding, Level, warning
-from .isolate import Outcome, run_all
-from .scene import Scene, merge_runs
+from .isolate import Outcome, run_all, tell
+from .scene import Scene, is_within, merge_runs
 
 _STALL_S: Final = 1.6
 """A piece that needs no CPU and says nothing for so long hangs: the whole is to take 3 s."""
@@ -153,6 +153,8 @@ def _gather(environ: Mapping[str, str], cwd: str, logdir: str | None, run: str |
             _MOST_S,
         )
     journal: dict[str, Any] = _value(second, "journal", {}, problems)
+    runs = merge_runs(told.get("status") or {}, journal.get("runs"))
+    looked = os.path.normpath(os.path.join(cwd, os.path.expanduser(logdir))) if logdir else ""
     return Scene(
         environ=environ,
         cwd=cwd,
@@ -161,7 +163,8 @@ def _gather(environ: Mapping[str, str], cwd: str, logdir: str | None, run: str |
         paths=paths,
         paths_problem=paths_problem,
         state_dir=chosen_state,
-        logdir=os.path.join(cwd, os.path.expanduser(logdir)) if logdir else "",
+        logdir=looked,
+        within=_within([run.event_folder for run in runs], looked),
         wanted=run or "",
         daemon=told,
         trainers=_value(second, "trainers", [], problems),
@@ -169,9 +172,26 @@ def _gather(environ: Mapping[str, str], cwd: str, logdir: str | None, run: str |
         processes=_value(first, "processes", {}, problems),
         gpus=_value(first, "gpus", {}, problems),
         journal_damage=str(journal.get("damage") or ""),
-        runs=merge_runs(told.get("status") or {}, journal.get("runs")),
+        runs=runs,
         problems=problems,
     )
+
+
+def _within(folders: Sequence[str], logdir: str) -> frozenset[str]:
+    """Which folders are below `--logdir`; by their names, where links cannot be followed."""
+    if not logdir:
+        return frozenset()
+
+    def look() -> None:
+        for folder in folders:
+            if is_within(folder, logdir):
+                tell(folder)
+
+    outcome = run_all({"within": look}, _STALL_S, _MOST_S)["within"]
+    found = frozenset(str(folder) for folder in outcome.parts)
+    if not outcome.problem:
+        return found
+    return found | {f for f in folders if f.startswith(logdir.rstrip("/") + "/")}
 
 
 def _chosen_state_dir(environ: Mapping[str, str], otherwise: str) -> str:
@@ -194,20 +214,20 @@ def _value(outcomes: Mapping[str, Outcome], name: str, otherwise: Any, problems:
     return outcome.value
 
 
-def _judge(check: Check, scene: Scene) -> list[dict[str, Any]]:
-    return [finding.as_json() for finding in check(scene)]
+def _judge(check: Check, scene: Scene) -> None:
+    for finding in check(scene):
+        tell(finding.as_json())  # one by one: what comes next may hang
 
 
 def _findings(area: str, outcome: Outcome) -> list[Finding]:
-    if outcome.problem:
-        return [_failed(area, outcome.problem)]
-    return [
+    found = [
         Finding(
             **{key: str(value) for key, value in one.items() if key != "level"},
             level=Level(one["level"]),
         )
-        for one in outcome.value
+        for one in outcome.parts
     ]
+    return [*found, _failed(area, outcome.problem)] if outcome.problem else found
 
 
 def _failed(area: str, problem: str) -> Finding:

@@ -17,8 +17,8 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 _LOOK_S: Final = 0.05
@@ -35,16 +35,24 @@ class Outcome:
     Attributes:
         value: what it returned; None when it did not come to an end.
         problem: why not, in words; "" when it did.
+        parts: what it has told on its way, also when it never came to its end.
     """
 
     value: Any = None
     problem: str = ""
+    parts: Sequence[Any] = ()
 
 
 def doing(what: str) -> None:
     """Say what this piece of work is at; does nothing outside of one."""
     if _out:
         _send(_out[0], {"at": what})
+
+
+def tell(part: object) -> None:
+    """Say a part of the answer at once: it is kept, whatever becomes of the rest."""
+    if _out:
+        _send(_out[0], {"part": part})
 
 
 def run_all(
@@ -88,6 +96,7 @@ class _Child:
     gone: str = ""
     over: bool = False
     said: bytearray = field(default_factory=bytearray)
+    parts: list[Any] = field(default_factory=list[Any])
     outcome: Outcome | None = None
 
     def hear(self, now: float) -> None:
@@ -108,6 +117,8 @@ class _Child:
         said = json.loads(line)
         if "at" in said:
             self.at = str(said["at"])
+        elif "part" in said:
+            self.parts.append(said["part"])
         elif "value" in said:
             self.outcome, self.over = Outcome(said["value"]), True
         else:
@@ -115,8 +126,8 @@ class _Child:
 
     def look(self, now: float, stall_s: float, most_s: float) -> None:
         """Give it up if it has hung for too long."""
-        cpu = _cpu_ticks(self.pid)
-        if cpu != self.cpu:
+        cpu, is_waiting_for_cpu = _life_of(self.pid)
+        if cpu != self.cpu or is_waiting_for_cpu:
             self.cpu, self.heard = cpu, now
         where = f" (at: {self.at})" if self.at else ""
         if now - self.began > most_s:
@@ -131,6 +142,9 @@ class _Child:
         os.close(self.fd)
         # One that sits in the kernel dies when the kernel lets go of it: not waited for.
         _, status = os.waitpid(self.pid, 0 if self.over else os.WNOHANG)
+        return replace(self._judged(status), parts=self.parts)
+
+    def _judged(self, status: int) -> Outcome:
         if self.outcome is not None:
             return self.outcome
         if self.gone:
@@ -200,11 +214,11 @@ def _listen(children: list[_Child], stall_s: float, most_s: float) -> None:
                 del living[fd]
 
 
-def _cpu_ticks(pid: int) -> int:
-    """Time that a process has spent on a CPU; 0 when it cannot be told."""
+def _life_of(pid: int) -> tuple[int, bool]:
+    """Time that a process has spent on a CPU, and whether it wants one; 0 and no when unknown."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
-        return int(fields[11]) + int(fields[12])
+        return int(fields[11]) + int(fields[12]), fields[0] == b"R"
     except (OSError, ValueError, IndexError):
-        return 0
+        return 0, False

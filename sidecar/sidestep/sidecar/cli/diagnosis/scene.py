@@ -10,6 +10,8 @@ from typing import Any, Final
 from sidestep.proto.naming import safe_name
 from sidestep.proto.paths import RuntimePaths
 
+from .isolate import doing
+
 _RUNS: Final = 5
 """So many runs that are over are looked at besides the living ones: the newest."""
 
@@ -71,6 +73,7 @@ class Scene:
         paths_problem: why.
         state_dir: of the daemon, or the one that the settings name.
         logdir: `--logdir`, absolute; "" when not given.
+        within: event folders of runs that are below it.
         wanted: `--run`; "" when not given.
         daemon: see `facts.daemon`.
         trainers: see `facts.trainers`.
@@ -90,6 +93,7 @@ class Scene:
     paths_problem: str
     state_dir: str
     logdir: str
+    within: frozenset[str]
     wanted: str
     daemon: Mapping[str, Any]
     trainers: Sequence[Mapping[str, Any]]
@@ -138,7 +142,7 @@ class Scene:
     def _is_meant(self, run: RunSeen) -> bool:
         if self.wanted:
             return run.name == self.wanted
-        return not self.logdir or is_within(run.event_folder, self.logdir)
+        return not self.logdir or run.event_folder in self.within
 
     def alive(self, run: str = "") -> list[Mapping[str, Any]]:
         """The trainers that live, of all runs or of one."""
@@ -146,7 +150,8 @@ class Scene:
 
 
 def is_within(path: str, folder: str) -> bool:
-    """Whether a path is a folder or below it, links followed."""
+    """Whether a path is a folder or below it, links followed; may hang with a file server."""
+    doing(f"looking at {folder} and {path}")
     inner, outer = os.path.realpath(path), os.path.realpath(folder)
     return inner == outer or inner.startswith(outer.rstrip("/") + "/")
 

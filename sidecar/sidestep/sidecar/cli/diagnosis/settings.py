@@ -115,6 +115,7 @@ def _endpoint(scene: Scene) -> Iterator[Finding]:
     if endpoint in listens:
         return
     path = endpoint.removeprefix("ipc://")
+    doing(f"looking at {path}")
     there = os.path.exists(path)
     yield wrong(
         "settings.endpoint",
@@ -132,6 +133,7 @@ def _differences(scene: Scene) -> Iterator[Finding]:
         return
     told = str(scene.daemon.get("state_dir") or "")
     mine = scene.environ.get("SIDESTEP_STATE_DIR")
+    doing(f"comparing {mine} with {told}")
     if mine and told and os.path.realpath(mine) != os.path.realpath(told):
         yield warning(
             "settings.state_dir",
