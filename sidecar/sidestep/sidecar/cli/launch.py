@@ -93,7 +93,10 @@ def _await_ready(
         except NoAnswerError:
             pass
         time.sleep(0.01)
-    raise CommandError(f"the daemon is not ready after {_READY_S:g} s:\n{_log_tail(control)}")
+    raise CommandError(
+        f"the daemon is not ready after {_READY_S:g} s; `sidestep doctor` looks for the cause. Its "
+        f"log ends with:\n{_log_tail(control)}"
+    )
 
 
 def _log_tail(control: Control) -> str:

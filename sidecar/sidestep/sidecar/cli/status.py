@@ -101,6 +101,8 @@ def _show(answer: Mapping[str, Any], log: str) -> None:
         out.print(f"! {text}", style="bold yellow", soft_wrap=not out.is_terminal)
     if not wrong:
         out.print("Nothing is wrong.", style="green")
+    else:
+        out.print("`sidestep doctor` says which command mends what.", style="dim")
 
 
 def _daemon_line(daemon: Mapping[str, Any]) -> str:
