@@ -10,6 +10,7 @@ from typing import Any
 from . import alarms, books, stragglers
 from .roster import NODE, ClientEntry, RunEntry, Snapshot
 from .supervisor import SinkHandle, Supervisor
+from .total_steps import total_steps
 
 
 def run_state(clients: Sequence[ClientEntry]) -> str:
@@ -80,6 +81,7 @@ def _run(run: RunEntry, clients: Sequence[ClientEntry]) -> dict[str, Any]:
         "run": run.spec.name,
         "state": run_state(clients),
         "last_step": run.last_step,
+        "total_steps": total_steps(run.spec.config),
         "alarm": alarms.worst(run.alarms.values()).value,
         "alarms": alarms.details(run.alarms),
         "log_dir": run.spec.log_dir,

@@ -128,6 +128,10 @@ class FakeDaemon:
             "host": self.host,
         }
 
+    def break_feed(self) -> None:
+        """Publish what no follower understands."""
+        self._do(lambda feed: feed.send_multipart([b"\0status", b"\xc1"]))
+
     # --- the thread ----------------------------------------------------------------------------
 
     def _do(self, what: Callable[[zmq.Socket[bytes]], None] | None) -> None:

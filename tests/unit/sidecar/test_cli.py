@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import queue
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -667,115 +665,3 @@ def test_await_drained_does_not_take_a_vanished_daemon_for_a_finished_one(
     daemon.drain_replies = [left(1)] * 1000
     with pytest.raises(NoDaemonError):
         await_drained(Control(daemon.paths), None, 60, lambda _pending: daemon.die())
-
-
-# --- the terminal --------------------------------------------------------------------------------
-
-
-class Terminal:
-    """A window of tmux with a shell in it."""
-
-    def __init__(self, width: int, height: int, paths: RuntimePaths) -> None:
-        self._tmux = ("tmux", "-u", "-f", "/dev/null", "-S", f"{paths.directory}/tmux")
-        # COLUMNS and LINES are lies, as in a shell that got them from its parent.
-        env = {
-            **environment(paths),
-            "LC_ALL": "C.UTF-8",
-            "PS1": "$ ",
-            "COLUMNS": "77",
-            "LINES": "7",
-        }
-        shell = ("bash", "--norc", "--noprofile")
-        size = ("-x", str(width), "-y", str(height))
-        subprocess.run(
-            [*self._tmux, "new-session", "-d", *size, *shell], env=env, check=True, timeout=10
-        )
-
-    def type(self, *keys: str) -> None:
-        subprocess.run([*self._tmux, "send-keys", *keys], check=True, timeout=10)
-
-    def text(self) -> str:
-        done = subprocess.run(
-            [*self._tmux, "capture-pane", "-p"],
-            capture_output=True,
-            encoding="utf-8",
-            check=True,
-            timeout=10,
-        )
-        return done.stdout
-
-    def wait_for(self, what: Callable[[str], bool]) -> str:
-        deadline = time.monotonic() + PATIENCE_S
-        while not what(text := self.text()):
-            assert time.monotonic() < deadline, f"never came; the window shows:\n{text}"
-            threading.Event().wait(0.05)
-        return text
-
-    def resize(self, width: int, height: int) -> None:
-        size = ("-x", str(width), "-y", str(height))
-        subprocess.run([*self._tmux, "resize-window", *size], check=True, timeout=10)
-
-    def close(self) -> None:
-        subprocess.run([*self._tmux, "kill-server"], check=False, timeout=10)
-
-
-@contextlib.contextmanager
-def terminal(width: int, height: int, paths: RuntimePaths) -> Iterator[Terminal]:
-    if shutil.which("tmux") is None:
-        pytest.skip("tmux is not installed: the live table is tested in its windows")
-    window = Terminal(width, height, paths)
-    try:
-        yield window
-    finally:
-        window.close()
-
-
-@pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 50)])
-def test_the_live_table_fills_the_terminal_and_gives_it_back(
-    daemon: FakeDaemon, width: int, height: int
-) -> None:
-    daemon.runs = [run_status("vit-b", last_step=3)]
-    daemon.gpus = [{"index": 0, "name": "H100", "values": {"utilization": 97.0}}]
-    tags = {f"gradients/encoder.blocks.{index}.attention.qkv.weight": 0.5 for index in range(500)}
-    for step in range(30):
-        daemon.emit("vit-b", {"train/loss": 1 / (step + 1), **tags}, step)
-    with terminal(width, height, daemon.paths) as window:
-        window.type(shlex.join([*SIDESTEP, "tail", "vit-b"]), "Enter")
-        text = window.wait_for(lambda text: "running" in text and "more" in text)
-        lines = text.rstrip("\n").split("\n")
-        assert len(lines) == height
-        assert lines[0].startswith("sidestep tail  vit-b  running  step 29  501 tags")
-        assert "GPU 0 H100  97 %" in lines[2]
-        (loss,) = (line for line in lines if line.startswith("train/loss"))
-        assert "█▄" in loss
-        assert "0.0333333" in loss
-        assert lines[-1].startswith("… ")
-
-        daemon.wait_for_followers()
-        daemon.emit("vit-b", {"train/loss": 123.5}, 30)
-        window.wait_for(lambda text: "123.5" in text)
-
-        window.type("C-z")
-        window.wait_for(lambda text: "Stopped" in text)
-        window.type("fg", "Enter")
-        window.wait_for(lambda text: text.startswith("sidestep tail  vit-b"))
-        window.resize(100, 30)
-        window.wait_for(lambda text: text.count("\n") == 30 and "more" in text.split("\n")[29])
-
-        window.type("C-c")
-        window.wait_for(lambda text: text.rstrip().endswith("$"))
-        window.type("echo code $?", "Enter")
-        text = window.wait_for(lambda text: "code 0" in text)
-        assert "train/loss" in text or height < 50  # the last frame stays on the screen
-
-
-def test_the_live_table_waits_and_says_so(paths: RuntimePaths) -> None:
-    with terminal(80, 24, paths) as window:
-        window.type(shlex.join([*SIDESTEP, "tail"]), "Enter")
-        window.wait_for(lambda text: "no daemon just now: waiting for it" in text)
-        with FakeDaemon(paths) as daemon:
-            daemon.runs = [run_status("vit-b")]
-            window.wait_for(lambda text: "Waiting for the first run" in text)
-            daemon.emit("vit-b", {"train/loss": 0.5}, 1)
-            window.wait_for(lambda text: "vit-b  running" in text and "train/loss" in text)
-        window.wait_for(lambda text: "no daemon just now" in text and "train/loss" in text)

@@ -14,6 +14,7 @@ from sidestep.sidecar.cli import wording
 from sidestep.sidecar.cli.follow import Block, Follower, TagFilter
 from sidestep.sidecar.cli.tail_model import MAX_TAGS, TailModel, Trend
 from sidestep.sidecar.cli.tail_output import json_lines, plain_lines
+from sidestep.sidecar.cli.tail_spans import plain
 from sidestep.sidecar.cli.tail_view import ASCII_GLYPHS, frame, sparkline
 
 NOW = 1_700_000_000.0
@@ -397,7 +398,7 @@ def model_of(*tags: str, run: str = "vit-b") -> TailModel:
 
 
 def text_of(model: TailModel, width: int = 80, height: int = 24) -> list[str]:
-    lines = [line.plain for line in frame(model, width, height, NOW + 20)]
+    lines = [plain(line) for line in frame(model, width, height, NOW + 20)]
     assert len(lines) <= height
     assert max(map(cell_len, lines)) <= width
     return lines
@@ -426,8 +427,9 @@ def test_many_long_tags_fit_any_window(width: int, height: int) -> None:
     lines = text_of(model_of(*tags), width, height)
     if height >= 24:
         assert len(lines) == height
-        hidden = 500 - sum(line.startswith("grad") for line in lines)
-        assert lines[-1].startswith(f"… {hidden} more")
+        assert lines[3].startswith("▾ gradients/  500 tags")
+        shown = sum(line.startswith("  enc") for line in lines)
+        assert lines[-1].startswith(f"… lines 1-{shown + 1} of 501")
 
 
 def test_long_tags_keep_both_ends() -> None:
@@ -441,7 +443,7 @@ def test_tags_that_differ_look_different() -> None:
     tags = [f"gradients/encoder.blocks.{index}.attention.qkv.weight_norm" for index in range(15)]
     shown = [line.split()[0] for line in text_of(model_of(*tags))[-15:]]
     assert len(set(shown)) == 15
-    assert shown[12].startswith("gradient")
+    assert shown[12].startswith("encode")
     assert "…12.att" in shown[12]
 
 
@@ -454,14 +456,14 @@ def test_elided_tags_keep_their_width(tags: list[str], width: int) -> None:
 
 def test_all_tags_that_fit_are_shown_without_a_word_about_more() -> None:
     lines = text_of(model_of(*(f"train/{index}" for index in range(20))))
-    assert sum(line.startswith("train/") for line in lines) == 20
-    assert "more" not in lines[-1]
+    assert sum(line.startswith("  ") for line in lines) == 20
+    assert "lines" not in lines[-1]
 
 
 def test_tags_beyond_memory_are_counted() -> None:
     model = model_of(*(f"t{index}" for index in range(MAX_TAGS + 3)))
     assert model.tags == MAX_TAGS + 3
-    assert f"{MAX_TAGS + 3 - 20:,} more" in text_of(model)[-1]
+    assert text_of(model)[-1].startswith(f"… lines 1-20 of {MAX_TAGS:,}  3 tags too many")
 
 
 def test_wide_and_hostile_tags_keep_the_columns() -> None:
@@ -511,7 +513,7 @@ def test_the_header_says_state_alarm_drops_lag_and_gpu() -> None:
         "ALARM COLLAPSED train/context since step 900: rank 1.2 of 32",
         "durable 12,000 · held 1 · dropped 7 · rejected 0 · tensorboard ok",
         "wandb degraded, 340 behind: 401",
-        "GPU 0 H100  97 %  61.4/80 GB  612 W",
+        "GPU 0 H100 ▕███████████▊▏  97 %  ▕█████████▎  ▏ 61.4/80 GB  612 W",
     ):
         assert said in text
 

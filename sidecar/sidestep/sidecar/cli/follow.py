@@ -127,6 +127,13 @@ class Follower:
             return (self.run.encode(errors="replace") + b"\0", STATUS_TOPIC)
         return (b"",)
 
+    def follow(self, run: str) -> None:
+        """Go over to a run, and stay with it; the feed must be subscribed to anew."""
+        self.run, self._named = run, True
+        self._row, self._first_row, self._was_absent = None, 0, False
+        self._missed.forget()
+        self.on_silence()
+
     def request(self) -> dict[str, object] | None:
         """The fields of the history request to make now, if there is one."""
         if self._caught_up or (self._row is not None and self._heard is None):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import signal
 import sys
@@ -20,7 +21,7 @@ from .control_client import Control, Request
 from .follow import STATUS_TOPIC, Block, Follower
 from .options import TagsOption
 from .tail_model import Presence
-from .tail_output import LineOutput, Output, TableOutput, json_lines, note, plain_lines
+from .tail_output import LineOutput, Output, json_lines, note, plain_lines
 
 _TABLE_HISTORY: Final = 100
 """Points of each tag that the table begins with, so that its trends are trends at once."""
@@ -71,25 +72,45 @@ class Tail:
         Raises:
             CommandError: the daemon speaks another language.
         """
-        with zmq.Context() as context, self._subscribed(context) as feed:
-            if reader is not None:
-                self._poller.register(reader, zmq.POLLERR)
-            try:
-                self._look_for_daemon()
-                while True:
-                    self._ask(context)
-                    wait_s = min(self._output.tick(), _PROBE_EVERY_S)
-                    ready = dict(self._poller.poll(max(1, int(wait_s * 1000))))
-                    if reader is not None and reader in ready:
-                        return
-                    if feed in ready:
-                        self._read_feed(feed)
-                    if self._request is not None and self._request.socket in ready:
-                        self._read_history(self._request)
-                    self._output.missed(self._follower.missed)
-                    self._look_for_daemon()
-            finally:
-                self._drop_request()
+        if reader is not None:
+            self._poller.register(reader, zmq.POLLERR)
+        if self._output.keys is not None:
+            self._poller.register(self._output.keys, zmq.POLLIN)
+        with zmq.Context() as context:
+            while True:
+                with self._subscribed(context) as feed:
+                    try:
+                        self._look_for_daemon()
+                        chosen = self._until_chosen(context, feed, reader)
+                    finally:
+                        self._drop_request()
+                if chosen is None:
+                    return
+                self._follower.follow(chosen)
+                self._output.run(chosen)
+
+    def _until_chosen(
+        self, context: zmq.Context[zmq.Socket[bytes]], feed: zmq.Socket[bytes], reader: int | None
+    ) -> str | None:
+        """Follow until the user wants to see another run, which is returned; None: nobody reads."""
+        while True:
+            self._ask(context)
+            wait_s = min(self._output.tick(), _PROBE_EVERY_S)
+            ready = dict(self._poller.poll(max(1, math.ceil(wait_s * 1000))))
+            if reader is not None and ready.get(reader):
+                return None
+            if (keys := self._output.keys) is not None and keys in ready:
+                self._output.read_keys()
+                if self._output.keys != keys:
+                    self._poller.unregister(keys)
+                if (chosen := self._output.chosen()) is not None:
+                    return chosen
+            if feed in ready:
+                self._read_feed(feed)
+            if self._request is not None and self._request.socket in ready:
+                self._read_history(self._request)
+            self._output.missed(self._follower.missed)
+            self._look_for_daemon()
 
     @contextmanager
     def _subscribed(self, context: zmq.Context[zmq.Socket[bytes]]) -> Generator[zmq.Socket[bytes]]:
@@ -103,6 +124,8 @@ class Tail:
             self._poller.register(feed, zmq.POLLIN)
             yield feed
         finally:
+            if feed in self._poller:
+                self._poller.unregister(feed)
             feed.close(linger=0)
 
     # --- what comes in -----------------------------------------------------------------------
@@ -227,8 +250,9 @@ def tail(
     """Watch a run's metrics as they come.
 
     In a terminal: a live table with each tag's last value, its trend since the beginning, step,
-    points a second, and age; above it the run's state, alarms, drops, how far behind each sink is,
-    and the GPUs. Leave with Ctrl-C.
+    points a second, and age; above it the run's state and how long it has left, alarms, drops, how
+    far behind each sink is, and the GPUs. The key ? shows what the others do: / filters, the space
+    bar pauses, n and p go to other runs, q leaves.
 
     In a pipe: lines of step, tag and value. With --json each line is an object with the keys run,
     tag, step, wall_time (seconds) and value (the exact float64; NaN, Infinity and -Infinity as
@@ -247,7 +271,10 @@ def tail(
     )
     try:
         if table:
-            signal.signal(signal.SIGTERM, _leave)
+            from .tail_table import TableOutput
+
+            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+                signal.signal(number, _leave)
             with closing(TableOutput()) as output:
                 Tail(control, follower, output).loop(sys.stdout.fileno())
         else:

@@ -25,6 +25,7 @@ _TREND_CELLS: Final = 256
 """Means a trend keeps at most: more than a wide terminal has columns for it."""
 
 _MARKS: Final = 64
+_STEP_MARKS: Final = 128
 _MARK_EVERY_S: Final = 0.5
 """Marks in time from which a rate is told: the last half minute of a busy tag."""
 
@@ -101,6 +102,33 @@ class _Series:
         return points / max(span, now - first_time - patience)
 
 
+class StepClock:
+    """How fast the steps come; steps that are not beyond the last say nothing."""
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[float, int]] = deque(maxlen=_STEP_MARKS)
+        self._newest: tuple[float, int] | None = None
+
+    def add(self, step: int, time: float) -> None:
+        """A point of `step` was emitted at `time`."""
+        if self._newest is not None and step <= self._newest[1]:
+            return
+        self._newest = time, step
+        if not self._marks or time - self._marks[-1][0] >= _MARK_EVERY_S:
+            self._marks.append(self._newest)
+
+    def rate(self, now: float) -> float:
+        """Steps a second; it fades when no more come."""
+        if self._newest is None or not self._marks:
+            return 0.0
+        (first_time, first_step), (last_time, last_step) = self._marks[0], self._newest
+        steps, span = last_step - first_step, last_time - first_time
+        if steps <= 0 or span <= 0:
+            return 0.0
+        patience = 2 * max(span / max(1, len(self._marks)), _MARK_EVERY_S)
+        return steps / max(span, now - first_time - patience)
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One tag as the table shows it; `trend` is oldest first, `rate` points a second."""
@@ -122,6 +150,8 @@ class TailModel:
         self.status: Mapping[str, Any] = {}
         self.last_step: int | None = None
         self.missed = 0  # records that the feed skipped, since this terminal was too slow
+        self.tags_version = 0  # another one when there are other tags
+        self._steps = StepClock()
         self._series: dict[str, _Series] = {}
         self._order: list[tuple[_SortKey, str]] = []
         self._left_out: set[str] = set()
@@ -131,6 +161,8 @@ class TailModel:
         if run != self.run:
             self.run = run
             self.last_step = None
+            self.tags_version += 1
+            self._steps = StepClock()
             self._series.clear()
             self._order.clear()
             self._left_out.clear()
@@ -139,6 +171,8 @@ class TailModel:
         """Take points of the run."""
         newest = max(block.steps)
         self.last_step = newest if self.last_step is None else max(newest, self.last_step)
+        self._steps.add(block.steps[0], block.wall_times[0])
+        self._steps.add(newest, block.wall_times[-1])
         for tag, values in zip(block.tags, zip(*block.values, strict=True), strict=True):
             series = self._series.get(tag)
             if series is None:
@@ -152,6 +186,7 @@ class TailModel:
             if len(self._left_out) < MAX_TAGS:
                 self._left_out.add(tag)
             return None
+        self.tags_version += 1
         insort(self._order, (_sort_key(tag), tag))
         series = self._series[tag] = _Series()
         return series
@@ -163,14 +198,32 @@ class TailModel:
 
     def rows(self, limit: int, now: float) -> list[Row]:
         """The first `limit` tags: losses and scores first, the many and the machine's last."""
-        rows: list[Row] = []
-        for _, tag in self._order[: max(0, limit)]:
-            series = self._series[tag]
-            age = max(0.0, now - series.wall_time)
-            rows.append(
-                Row(tag, series.value, series.trend.cells(), series.step, series.rate(now), age)
-            )
-        return rows
+        return [self.row(tag, now) for _, tag in self._order[: max(0, limit)]]
+
+    def names(self) -> list[str]:
+        """The tags that are kept, in the order of `rows`."""
+        return [tag for _, tag in self._order]
+
+    def row(self, tag: str, now: float) -> Row:
+        """One tag, which must be one of `names`."""
+        series = self._series[tag]
+        age = max(0.0, now - series.wall_time)
+        cells = series.trend.cells()
+        return Row(tag, series.value, cells, series.step, series.rate(now), age)
+
+    def last(self, tag: str) -> tuple[float, float] | None:
+        """A tag's last value and when it was emitted; None when it is not kept."""
+        series = self._series.get(tag)
+        return None if series is None else (series.value, series.wall_time)
+
+    def step_rate(self, now: float) -> float:
+        """Training steps a second."""
+        return self._steps.rate(now)
+
+    def runs(self) -> list[str]:
+        """The names of all runs that the daemon knows, each once, the most recent last."""
+        named = (str(run.get("run")) for run in self.status.get("runs") or ())
+        return list(dict.fromkeys(named))
 
     def run_status(self) -> Mapping[str, Any]:
         """What the daemon says of the run; empty when it says nothing."""

@@ -1,37 +1,33 @@
-"""The three ways in which `tail` shows points: JSON lines, plain lines, and the live table."""
+"""What `tail` shows points with, and the two that are for pipes: JSON lines and plain lines."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from types import FrameType
 from typing import IO, Any, Final, Protocol
 
 from . import wording
-from .common import console
 from .follow import Block
-from .tail_model import Presence, TailModel
+from .tail_model import Presence
 
 _NON_FINITE: Final = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 """Python's words for them, and those that Python's `json` writes and reads."""
 
 _MISSED_EVERY_S: Final = 10.0
-_REDRAW_S: Final = 0.125
-_IDLE_REDRAW_S: Final = 1.0
-_LISTEN_S: Final = 0.25
-"""A key (Ctrl-Z) or a new window size is noticed within this time."""
-_DRAWING_SHARE: Final = 10
-"""Drawing takes at most one part in so many of a core: it shares the machine with training."""
 
 
 class Output(Protocol):
-    """Where points go."""
+    """Where points go.
+
+    Attributes:
+        keys: the descriptor that keys are read from, None for none.
+    """
+
+    keys: int | None
 
     def run(self, name: str | None) -> None:
         """Which run is followed from now on."""
@@ -51,6 +47,12 @@ class Output(Protocol):
     def tick(self) -> float:
         """Do what is due; the seconds after which it wants to be called again."""
         ...
+
+    def read_keys(self) -> None:
+        """Something can be read from `keys`."""
+
+    def chosen(self) -> str | None:
+        """The run that the user has asked for since the last time."""
 
     def close(self) -> None:
         """Leave everything as it was."""
@@ -75,6 +77,7 @@ class LineOutput:
         run: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.keys: int | None = None
         self._stdout = stdout
         self._line = line
         self._note = note
@@ -124,6 +127,13 @@ class LineOutput:
         """Nothing is due, ever."""
         return 1.0
 
+    def read_keys(self) -> None:
+        """Nothing: there are none."""
+
+    def chosen(self) -> str | None:
+        """None: the run is the one that was named, or the latest."""
+        return None
+
     def close(self) -> None:
         """Say what has not been said yet."""
         if self._missed > self._missed_said:
@@ -161,107 +171,6 @@ def plain_lines(block: Block) -> str:
         for step, row in zip(block.steps, block.values, strict=True)
         for tag, value in zip(tags, row, strict=True)
     )
-
-
-class TableOutput:
-    """The live table, on the terminal's other screen; its last frame stays on the first one.
-
-    Ctrl-Z leaves the other screen, too, and `fg` comes back to it.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        from rich.live import Live
-
-        from .tail_view import ASCII_GLYPHS, Glyphs
-
-        self._clock = clock
-        self._model = TailModel()
-        self._console = console()
-        unicode = self._console.encoding.lower().startswith("utf")
-        self._glyphs = Glyphs() if unicode else ASCII_GLYPHS
-        self._live = Live(console=self._console, screen=True, auto_refresh=False)
-        self._dirty = True
-        self._drawn_at = -math.inf
-        self._rest_s = _REDRAW_S
-        self._pause_wanted = False
-        self._live.start()
-        signal.signal(signal.SIGTSTP, self._on_pause)
-
-    def run(self, name: str | None) -> None:
-        """Show another run."""
-        self._model.show(name)
-        self._dirty = True
-
-    def add(self, blocks: Sequence[Block]) -> None:
-        """Take points; they show with the next frame."""
-        for block in blocks:
-            self._model.add(block)
-        self._dirty = self._dirty or bool(blocks)
-
-    def status(self, status: dict[str, Any]) -> None:
-        """Show what the daemon says of the run and the machine."""
-        self._model.status = status
-        self._dirty = True
-
-    def missed(self, records: int) -> None:
-        """Show how many points' records were skipped."""
-        self._dirty = self._dirty or records != self._model.missed
-        self._model.missed = records
-
-    def presence(self, presence: Presence) -> None:
-        """Show whether there is a daemon."""
-        if presence != self._model.presence:
-            self._model.presence = presence
-            self._dirty = True
-
-    def tick(self) -> float:
-        """Draw a frame when something is new, or when ages have grown."""
-        if self._pause_wanted:
-            self._pause()
-        now = self._clock()
-        idle = max(self._rest_s, _IDLE_REDRAW_S)
-        due = self._drawn_at + (self._rest_s if self._dirty else idle)
-        if now >= due:
-            self._draw(now)
-            due = self._drawn_at + self._rest_s
-        return min(due - now, _LISTEN_S)
-
-    def _draw(self, now: float) -> None:
-        from rich.console import Group
-
-        self._dirty = False
-        self._live.update(Group(*self._frame(*self._measure())), refresh=True)
-        self._drawn_at = now
-        self._rest_s = max(_REDRAW_S, (self._clock() - now) * _DRAWING_SHARE)
-
-    def _measure(self) -> tuple[int, int]:
-        """The terminal's size now: $COLUMNS and $LINES, where exported, are of some time ago."""
-        width, height = os.get_terminal_size(sys.stdout.fileno())
-        self._console.width, self._console.height = size = width or 80, height or 24
-        return size
-
-    def _frame(self, width: int, height: int) -> list[Any]:
-        from .tail_view import frame
-
-        return list(frame(self._model, width, height, time.time(), self._glyphs))
-
-    def _on_pause(self, _signal: int, _frame: FrameType | None) -> None:
-        self._pause_wanted = True
-
-    def _pause(self) -> None:
-        self._pause_wanted = False
-        self._live.stop()
-        os.kill(os.getpid(), signal.SIGSTOP)
-        self._live.start()
-        self._dirty = True
-
-    def close(self) -> None:
-        """Give the terminal back, with the last frame on it."""
-        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-        self._live.stop()
-        width, height = self._measure()
-        for line in self._frame(width, height - 1):  # one line is the prompt's
-            self._console.print(line, no_wrap=True, overflow="crop")
 
 
 def note(text: str) -> None:
