@@ -198,7 +198,8 @@ class Sender(threading.Thread):
                     pumped = self._pump(socket, now)
                     if pumped:
                         busy_until = now + _IDLE_AFTER_S
-                    next_pump = now + (INTERVAL_S if now < busy_until else IDLE_S)
+                    pause = INTERVAL_S if now < busy_until else IDLE_S
+                    next_pump = now + max(pause, self._session.pace_s)
                 poller = pipe_only if pumped and not self._answer_awaited() else both
                 wait_s = min(next_pump, self._stop_at) - time.monotonic()
                 # Rounded up: rounded down, it would spin through the last millisecond.

@@ -331,7 +331,7 @@ _SCHEMA: Final[Mapping[type[Any], Mapping[str, _Check]]] = {
     m.Nack: {"code": _CODE, "reason": _NAME, "first_seq": _UINT, "last_seq": _UINT},
     m.Alarm: {"tag": check_tag, "state": _CODE, "step": _STEP, "reason": _NAME},
     m.Ping: {"books": _nested(m.Books)},
-    m.Pong: {},
+    m.Pong: {"pace_ms": _UINT},
     m.Bye: {"last_seq": _UINT, "books": _nested(m.Books), "lost": _flag},
     m.ByeAck: {"last_seq": _UINT},
 }

@@ -197,7 +197,14 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """The answer to a PING."""
+    """The answer to a PING.
+
+    Attributes:
+        pace_ms: the daemon has many clients, and each shall let so many milliseconds pass
+            between two messages with records, unless somebody waits for them.
+    """
+
+    pace_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

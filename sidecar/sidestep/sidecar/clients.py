@@ -42,6 +42,7 @@ from .derive_state import derive_state
 from .intake import Intake
 from .introductions import lasting, put_introduction, stored_introductions
 from .journal import ClientRow, Journal
+from .pace import pace_ms
 from .published import Published
 from .refusals import Refusals
 from .resume import Trail
@@ -50,13 +51,6 @@ from .trails import stored_trails
 from .worlds import stored_worlds
 
 _LOOK_S: Final = 0.25
-_PACE_MS: Final = 0.8
-"""For each client that is connected: together they shall send some 1,250 messages a second, each
-of which costs both sides as much as a hundred numbers do. Clients make it no more than 100 ms."""
-
-_LEAST_PACE_MS: Final = 25
-"""What they wait anyway."""
-
 _REASSEMBLY_BYTES: Final = 256 << 20
 """Memory for records that are coming in parts, of all clients together."""
 
@@ -367,7 +361,7 @@ class Clients:
     def handle(self, entry: ClientEntry, message: Message) -> None:
         """Do what the client's session makes of `message`."""
         entry.session.credit = self.attempts.credit(entry, self.credit)
-        entry.session.pace_ms = self._pace_ms()
+        entry.session.pace_ms = pace_ms(len(self._by_identity))
         if entry.session.reassembling_bytes and self._reassembling() > _REASSEMBLY_BYTES:
             entry.session.disconnected()  # its client sends the record again
         self._act(entry, entry.session.receive(message))
@@ -393,11 +387,6 @@ class Clients:
                     if entry.identity is not None:
                         self._by_identity.pop(entry.identity, None)
                         entry.identity = None
-
-    def _pace_ms(self) -> int:
-        """How long each client shall wait between two messages; 0 for as long as it likes."""
-        pace_ms = int(_PACE_MS * len(self._by_identity))
-        return pace_ms if pace_ms > _LEAST_PACE_MS else 0
 
     def _reassembling(self) -> int:
         return sum(entry.session.reassembling_bytes for entry in self._clients.values())

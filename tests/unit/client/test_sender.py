@@ -16,7 +16,7 @@ import zmq
 from sidestep import client as sidestep
 from sidestep.client import emitter, sender as sender_module
 from sidestep.client.wake import WakePipe
-from sidestep.proto import Alarm, Batch, Bye, Hello, Message, Nack, Reject, Tags
+from sidestep.proto import Alarm, Batch, Bye, Hello, Message, Nack, Pong, Reject, Tags
 from sidestep.proto.paths import RuntimePaths
 from sidestep.proto.session import ClientState
 from tests.unit.client.conftest import MakeClient
@@ -403,6 +403,32 @@ def test_it_does_not_spin_while_it_waits(
         # Twenty rounds, most of them an interval apart: it would be a millisecond if it span.
         assert time.monotonic() - began > 0.08
         assert time.thread_time() - cpu < 0.05
+
+
+def test_a_daemon_of_many_clients_sets_the_pace_and_nobody_is_kept_waiting(
+    connect: MakeClient, places: RuntimePaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidestep.proto.session.client.MAX_PACE_S", 0.5)
+    sent: list[Message] = []
+
+    def note(message: Message) -> None:
+        if isinstance(message, Batch):
+            sent.append(message)
+
+    with FakeDaemon(places, answer=note) as daemon:
+        client = connect()
+        wait_for(lambda: client._sender.state is ClientState.READY)
+        daemon.say(Pong(60_000))
+        wait_for(lambda: client._sender._session.pace_s == 0.5)
+        began, before, step = time.monotonic(), len(sent), 0
+        while time.monotonic() - began < 0.5:
+            client.emit({"a": 1.0}, step=step)
+            step += 1
+            threading.Event().wait(0.001)
+        # One of them may have been due already, at the old pace.
+        assert len(sent) - before <= 2 + (time.monotonic() - began) / 0.5
+        assert client.flush(LONG_S)
+        assert len(daemon.rows()) == step
 
 
 def test_a_full_queue_is_tried_again(

@@ -109,7 +109,7 @@ MESSAGES: dict[type[Message], st.SearchStrategy[Message]] = {
     Nack: st.builds(Nack, codes, names, uints, uints),
     Alarm: st.builds(Alarm, tags, codes, steps, names),
     Ping: st.builds(Ping, books),
-    Pong: st.builds(Pong),
+    Pong: st.builds(Pong, uints),
     Bye: st.builds(Bye, uints, books),
     ByeAck: st.builds(ByeAck, uints),
 }

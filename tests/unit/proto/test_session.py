@@ -54,7 +54,7 @@ from sidestep.proto.session import (
     Send,
     ServerAction,
 )
-from sidestep.proto.session.client import MAX_ALARMS
+from sidestep.proto.session.client import MAX_ALARMS, MAX_PACE_S
 
 from .pair import CREDIT, PART_BYTES, POISON, STEP_S, Pair
 from .strategies import messages
@@ -316,6 +316,21 @@ def test_a_ping_with_the_books_each_second() -> None:
             assert message == Ping(Books(5, 2, 1))
             pings += 1
     assert pings == 3 * PING_S
+
+
+def test_the_daemon_sets_the_pace_within_bounds() -> None:
+    session = server()
+    session.pace_ms = 51
+    pong, _ = sends(session.receive(Ping()))
+    assert pong == Pong(51)
+    client = client_in(S.READY)
+    assert client.pace_s == 0
+    client.receive(pong, 0.0)
+    assert client.pace_s == 0.051
+    client.receive(Pong(2**62), 0.0)
+    assert client.pace_s == MAX_PACE_S
+    client.receive(Pong(), 0.0)
+    assert client.pace_s == 0
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 0), (2, 9)])

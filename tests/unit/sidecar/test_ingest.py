@@ -38,13 +38,14 @@ from sidestep.proto import (
 )
 from sidestep.proto.records import Array, Scalars, encode_scalars, encode_value
 from sidestep.proto.segments import LOST, REJECTED, SMALL, Outbox
-from sidestep.sidecar import journal_check
+from sidestep.sidecar import journal_check, pace
 from sidestep.sidecar.alarms import State, TagState, packed
 from sidestep.sidecar.books import RunBooks, of_client
 from sidestep.sidecar.derive_state import DeriveState
 from sidestep.sidecar.ingest import Ingest
 from sidestep.sidecar.journal import Journal
 from sidestep.sidecar.journal_reader import JournalReader
+from sidestep.sidecar.pace import pace_ms
 from sidestep.sidecar.points import ScalarBlock, read_points
 from sidestep.sidecar.roster import DaemonPoints, Limits
 from tests.support.waiting import wait_until
@@ -574,6 +575,18 @@ def test_an_alarm_is_sent_once_it_is_durable_and_told_to_who_comes_later(service
     late.greet()
     assert late.next() == sent
     assert service.ingest.snapshot.runs[run_id].alarms["rep"].state is State.COLLAPSED
+
+
+def test_many_clients_are_asked_for_a_slower_pace(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [pace_ms(clients) for clients in (1, 31, 32, 64, 256)] == [0, 0, 0, 51, 204]
+    monkeypatch.setattr(pace, "_EACH_MS", 15)
+    peers = [Peer(service, bytes([n]) * 16) for n in range(2)]
+    for peer in peers:
+        peer.greet()
+    peers[0].socket.send(encode(Ping()))
+    assert peers[0].until(Pong) == Pong(30)
 
 
 def peer_run(service: Service) -> int:

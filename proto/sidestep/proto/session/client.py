@@ -20,6 +20,9 @@ RETRY_LAST_S: Final = 8.0
 """Unacknowledged records are sent again at doubling intervals, up to this one: a daemon that is
 merely slow must not have more and more copies to read."""
 
+MAX_PACE_S: Final = 0.1
+"""A daemon may ask for so long a time between two messages; who watches a run must not notice."""
+
 NACK_QUIET_S: Final = 0.25
 """A refusal that comes so soon after going back may speak of what was sent before; going back for
 each would send the window once for every message in it."""
@@ -132,6 +135,7 @@ class ClientSession:
     def __init__(self, hello: m.Hello, jitter: Callable[[], float]) -> None:
         self.state = ClientState.DISCONNECTED
         self.books = m.Books()
+        self.pace_s = 0.0
         self.acked_seq = hello.acked_seq
         self.acked_dropped = hello.acked_dropped
         self.next_seq = hello.acked_seq + 1
@@ -225,8 +229,10 @@ class ClientSession:
             case m.ByeAck():
                 if message.last_seq == self._finishing and self._move(ClientEvent.BYE_ACKED):
                     return []
+            case m.Pong():
+                self.pace_s = min(message.pace_ms / 1000, MAX_PACE_S)
             case _:
-                pass  # PONG: a sign of life; a client's own kinds: nothing to answer
+                pass  # a client's own kinds: nothing to answer
         return []
 
     def tick(self, now: float) -> list[ClientAction]:

@@ -75,6 +75,7 @@ class ServerSession:
         self.durable_seq = durable_seq
         self.dropped = dropped
         self.credit = 0
+        self.pace_ms = 0
         self.books = m.Books()
         self.elsewhere = 0
         self.finished = False
@@ -123,7 +124,7 @@ class ServerSession:
             case m.Ping():
                 self.books = message.books
                 # The acknowledgement renews a credit that was zero, even if one was lost.
-                return [Send(m.Pong()), Send(self._ack())]
+                return [Send(m.Pong(self.pace_ms)), Send(self._ack())]
             case m.Bye():
                 return self._bye(message)
             case _:
