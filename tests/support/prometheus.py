@@ -57,7 +57,7 @@ def get(url: str, **headers: str) -> tuple[int, str, str]:
 
 
 class Prometheus:
-    """A server in `folder` that scrapes `target` four times a second under the job's name `sidestep`.
+    """A server in `folder` that scrapes `target` four times a second, as the job `sidestep`.
 
     Args:
         folder: for its configuration, log and data.

@@ -136,11 +136,14 @@ def test_a_part_that_is_refused_is_counted(collector: Collector) -> None:
     collector.rejects = 2
     opened = Opened(collector.url)
     assert opened.send(block(("a",), (1, 0.0, (1.0,)))) == {"skipped": 4}  # scalars, and steps
-    assert opened.logged == ["the Collector refuses 2 points, and they are skipped: I do not like them"]
+    assert opened.logged == [
+        "the Collector refuses 2 points, and they are skipped: I do not like them"
+    ]
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(401, "OTEL_EXPORTER_OTLP_HEADERS"), (404, "otlp_endpoint"), (500, "waits")]
+    ("status", "said"),
+    [(401, "OTEL_EXPORTER_OTLP_HEADERS"), (404, "otlp_endpoint"), (500, "waits")],
 )
 def test_what_may_be_over_tomorrow_is_kept(collector: Collector, status: int, said: str) -> None:
     opened = Opened(collector.url)
@@ -162,7 +165,7 @@ def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("url", ["127.0.0.1:4318", "grpc://x:4317", "http://", ""])
 def test_what_is_no_receiver(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="http://127.0.0.1:4318"):
+    with pytest.raises(ConfigurationError, match=r"http://127\.0\.0\.1:4318"):
         load(None, {}, otlp_endpoint=url)
 
 
