@@ -32,6 +32,7 @@ from sidestep.proto import (
 )
 from sidestep.proto.limits import MAX_RECORD_BYTES, MAX_SEQ
 from sidestep.proto.records import DTYPE_SIZES, MAX_NDIM
+from sidestep.proto.tag_sets import REDUCTIONS, ReducedTags
 
 uints = st.integers(0, MAX_SEQ)
 seqs = st.integers(1, MAX_SEQ)
@@ -89,6 +90,12 @@ hellos = st.builds(
 )
 ranges = st.tuples(seqs, seqs).map(sorted)
 
+tag_sets = st.builds(
+    lambda found, reduce: ReducedTags(found, reduce) if reduce else tuple(found),
+    st.lists(tags, min_size=1, max_size=4),
+    st.sampled_from(["", *REDUCTIONS]),
+)
+
 MESSAGES: dict[type[Message], st.SearchStrategy[Message]] = {
     Hello: hellos,
     Welcome: st.builds(Welcome, uints, uints, uints, uints, uints, uints),
@@ -96,9 +103,7 @@ MESSAGES: dict[type[Message], st.SearchStrategy[Message]] = {
     Tags: st.builds(
         Tags,
         uints,
-        st.lists(st.lists(tags, min_size=1, max_size=4).map(tuple), min_size=1, max_size=4).map(
-            tuple
-        ),
+        st.lists(tag_sets, min_size=1, max_size=4).map(tuple),
     ),
     Batch: st.builds(lambda seqs, data: Batch(*seqs, data), ranges, blobs),
     Part: st.builds(

@@ -44,6 +44,7 @@ from sidestep.proto.limits import (
     MAX_TAGS_PER_RECORD,
     PROTOCOL_VERSION,
 )
+from sidestep.proto.tag_sets import ReducedTags, reduction_of
 
 from .strategies import MESSAGES, messages, mutants
 
@@ -439,3 +440,41 @@ def test_a_frame_cut_anywhere_is_malformed(message: Message) -> None:
     frame = encode(message)
     for cut in range(len(frame)):
         assert refusal(frame[:cut]).code == "malformed"
+
+
+# --- tag sets that are reduced over ranks --------------------------------------------------------
+
+
+def test_tag_sets_keep_their_reduction_on_the_wire() -> None:
+    sets = (("a", "b"), ReducedTags(("a", "b"), "spread"), ReducedTags(("a",), "sum"))
+    found = decode(encode(Tags(3, sets)))
+    assert isinstance(found, Tags)
+    assert found == Tags(3, sets)
+    assert [reduction_of(tags) for tags in found.tag_sets] == ["", "spread", "sum"]
+
+
+def test_a_reduced_tag_set_is_no_list_of_tags() -> None:
+    """So that whoever does not know of reductions refuses it, and shows no part as the whole."""
+    frame = encode(Tags(0, (ReducedTags(("a",), "mean"),)))
+    _, fields = msgpack.unpackb(frame[4:])
+    assert fields["tag_sets"] == [{"reduce": "mean", "tags": ["a"]}]
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {},
+        {"tags": ["a"]},
+        {"reduce": "median", "tags": ["a"]},
+        {"reduce": "mean"},
+        {"reduce": "mean", "tags": []},
+        {"reduce": "mean", "tags": [1]},
+        {"reduce": ["mean"], "tags": ["a"]},
+        "a",
+        None,
+    ],
+)
+def test_what_is_no_tag_set_is_refused(item: object) -> None:
+    frame = b"SDS\1" + msgpack.packb(["tags", {"first_id": 0, "tag_sets": [item]}])
+    with pytest.raises(RemoteProtocolError, match=r"tags\.tag_sets"):
+        decode(frame)

@@ -48,6 +48,7 @@ from sidestep.proto.segments import (
     Outbox,
     plan,
 )
+from sidestep.proto.tag_sets import ReducedTags, reduction_of
 
 HELLO = Hello(b"u" * 16, 1, 0, RunSpec("run", "/logs", config={"lr": 1e-3}), outbox="/o")
 BYTES = 64 << 10  # 11 segments of a page each
@@ -603,3 +604,13 @@ def test_no_large_record_is_asked_for_by_two_segments(filled: Client) -> None:
     first, second = sorted(small, key=lambda i: outbox.table[4 * i + 1])[:2]
     outbox.table[4 * second + 1] = outbox.table[4 * first + 1]
     refused(filled.memory)
+
+
+def test_an_adopted_outbox_knows_what_is_reduced() -> None:
+    memory = memoryview(bytearray(256 << 10))
+    outbox = Outbox.create(memory, Hello(bytes(16), 0, 0, RunSpec("r", "/l")))
+    sets = [("a", "b"), ReducedTags(("a", "b"), "mean"), ReducedTags(("b",), "max")]
+    assert all(outbox.define_tags(tags) for tags in sets)
+    found = list(Outbox.attach(memory.toreadonly()).tag_sets())
+    assert found == sets
+    assert [reduction_of(tags) for tags in found] == ["", "mean", "max"]
