@@ -112,7 +112,8 @@ def test_shows_all_and_gives_the_terminal_back(
             "values": {"utilization": 97.0, "memory_used_gb": 40.0, "memory_total_gb": 80.0},
         }
     ]
-    train(daemon, total_steps=1000, straggler={"rank": 3, "text": "rank 3 is 1.4x slower"}, **ALARM)
+    slow = {"rank": 3, "host": "node7", "reason": "is 12 steps behind"}
+    train(daemon, total_steps=1000, straggler=slow, **ALARM)
     made = window(width, height)
     made.command("stty", "-a")
     modes = made.wait_for("echoke")
@@ -125,7 +126,7 @@ def test_shows_all_and_gives_the_terminal_back(
     assert re.match(r"sidestep tail  vit-b  running  step 29 of 1,000  .* left  ", lines[0])
     assert lines[1] == "ALARM COLLAPSED train/context since step 9: rank 1 of 32; 1 more"
     assert lines[2] == "COLLAPSED train/context   WARN train/target"
-    assert lines[3] == "rank 3 is 1.4x slower"
+    assert lines[3] == "rank 3 on node7 is 12 steps behind"
     assert lines[4].startswith("durable 0 · held 0 · dropped 0")
     assert lines[5].startswith("GPU 0 H100 ▕███████████▋▏  97 %  ▕██████      ▏ 40.0/80 GB")
     (loss,) = (line for line in lines if line.startswith("  loss"))
@@ -244,7 +245,7 @@ def test_waits_for_a_daemon_says_so_and_comes_back(paths: RuntimePaths, window: 
         made.wait_for("0.75")
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGQUIT, "crash"])
+@pytest.mark.parametrize("how", [signal.SIGTERM, "crash"])
 def test_leaves_the_terminal_sane_however_it_ends(
     daemon: FakeDaemon, paths: RuntimePaths, window: Open, how: signal.Signals | str
 ) -> None:
@@ -289,10 +290,8 @@ def test_a_quiet_screen_costs_next_to_nothing(
     assert data.count(b"\x1b[?2026h") == data.count(b"\x1b[?2026l")
 
 
-@pytest.mark.parametrize(
-    ("env", "table"), [({"NO_COLOR": "1"}, True), ({"TERM": "dumb"}, False), ({}, True)]
-)
-def test_colours_only_where_they_are_wanted(
+@pytest.mark.parametrize(("env", "table"), [({"NO_COLOR": "1"}, True), ({"TERM": "dumb"}, False)])
+def test_no_colours_and_no_table_where_they_are_not_wanted(
     daemon: FakeDaemon, window: Open, env: dict[str, str], table: bool
 ) -> None:
     train(daemon, steps=3, **ALARM)
@@ -304,5 +303,4 @@ def test_colours_only_where_they_are_wanted(
     made.wait_for(KEYS_LINE if table else "blocks.499.attention.qkv.weight 0.5")
     data = made.recorded()
     assert (b"\x1b[?1049h" in data) == table
-    coloured = re.search(rb"\x1b\[[0-9;]*3[0-7]m", data) is not None
-    assert coloured == (table and not env)
+    assert re.search(rb"\x1b\[[0-9;]*3[0-7]m", data) is None

@@ -94,8 +94,8 @@ def _title(
     if len(runs) > 1 and model.run in runs:
         parts.append((f"  run {runs.index(model.run) + 1} of {len(runs)}", "dim"))
     ranks = status.get("ranks")
-    if isinstance(ranks, int) and ranks > 1:
-        parts.append((f"  {wording.count(ranks)} ranks", "dim"))
+    if isinstance(ranks, list) and len(cast("list[object]", ranks)) > 1:
+        parts.append((f"  {len(cast('list[object]', ranks)):,} ranks", "dim"))
     if model.tags:
         parts.append((f"  {wording.counted(model.tags, 'tag')}", "dim"))
     room = width - width_of(line)
@@ -166,12 +166,11 @@ def alarmed(status: Mapping[str, Any]) -> dict[str, str]:
 def _straggler(status: Mapping[str, Any]) -> Line:
     """Which rank the others wait for, if the daemon names one."""
     found = status.get("straggler")
-    if not isinstance(found, Mapping):
+    if not isinstance(found, Mapping) or found.get("rank") is None:
         return []
-    text = found.get("text")
-    if not text and found.get("rank") is not None:
-        text = f"rank {found['rank']} is slower than the others"
-    return [(wording.printable(str(text)), "yellow")] if text else []
+    host = f" on {found['host']}" if found.get("host") else ""
+    why = found.get("reason") or "is slower than the others"
+    return [(wording.printable(f"rank {found['rank']}{host} {why}"), "yellow")]
 
 
 def _books(status: Mapping[str, Any], glyphs: Glyphs) -> list[Line]:

@@ -128,8 +128,11 @@ class Screen:
             parts.append(f"\x1b[{row};{column}H\x1b[K")
 
     def _styled(self, span: Span) -> str:
-        begin = sgr(span[1], colour=self._colour)
-        return f"{begin}{span[0]}\x1b[0m" if begin else span[0]
+        text, style = span
+        if not text.isprintable():  # who draws has seen to that; a terminal obeys what it gets
+            text = "".join(char if char.isprintable() else "?" for char in text)
+        begin = sgr(style, colour=self._colour)
+        return f"{begin}{text}\x1b[0m" if begin else text
 
     def _write(self, text: str) -> int:
         data = text.encode(self._encoding, "replace")

@@ -108,7 +108,7 @@ def _waiting(model: TailModel) -> list[Line]:
     if known and not model.run_status():
         lines.append([("There is no such run yet. Those that the daemon knows:", "")])
         lines += [
-            [(f"  {wording.printable(str(run.get('run')))}  ({run.get('state')})", "")]
+            [(wording.printable(f"  {run.get('run')}  ({run.get('state')})"), "")]
             for run in known[-10:]
         ]
     return lines
