@@ -2,19 +2,20 @@
 
 Run by `growth` as `python -m tests.bench.emitting SPEC`, SPEC a JSON object of `Spec`'s fields. It
 prints ``ready``, takes a number of rows a line on its standard input, emits them in turn over its
-clients and tag sets, prints ``{"cpu_s": ...}`` when the daemon has them all, and finishes at the
-end of file.
+clients and tag sets, prints ``{"cpu_s": ..., "extra_mb": ...}`` when the daemon has them all, and
+finishes at the end of file. `extra_mb` is what sidestep and its clients have added to the resident
+memory of the process, the touched part of the outboxes included.
 """
 
 from __future__ import annotations
 
 import json
+import resource
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
-
-from sidestep import client
 
 RUN: Final = "growth"
 _FLUSH_S: Final = 120.0
@@ -49,9 +50,19 @@ def rows_of(spec: Spec) -> list[dict[str, float]]:
     ]
 
 
+def resident_bytes() -> int:
+    """The resident memory of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
 def main(argv: list[str]) -> None:
     """Serve the numbers on standard input."""
     spec = Spec(**json.loads(argv[0]))
+    rows, step = rows_of(spec), 0
+    without = resident_bytes()
+    from sidestep import client  # counts as what it adds
+
     connected = [
         client.connect(
             RUN,
@@ -64,7 +75,6 @@ def main(argv: list[str]) -> None:
         )
         for rank in range(spec.first_rank, spec.first_rank + spec.clients)
     ]
-    rows, step = rows_of(spec), 0
     emits = [one.emit for one in connected]
     print("ready", flush=True)
     for line in sys.stdin:
@@ -74,7 +84,9 @@ def main(argv: list[str]) -> None:
             step += 1
         if not all(one.flush(_FLUSH_S) for one in connected):
             raise SystemExit(f"not durable within {_FLUSH_S:g} s: {connected[0].stats()}")
-        print(json.dumps({"cpu_s": time.process_time() - before}), flush=True)
+        cpu_s = time.process_time() - before
+        extra_mb = (resident_bytes() - without) / 1e6
+        print(json.dumps({"cpu_s": cpu_s, "extra_mb": extra_mb}), flush=True)
     for one in connected:
         one.finish()
 

@@ -37,7 +37,17 @@ _PROCESSES: Final = 4
 """Clients live in so many processes at most: two cores have no room for 256 interpreters."""
 
 _DRAIN_S: Final = 300.0
-_READ_TAG_SETS: Final = 100
+_SETTLE_S: Final = 1.5
+"""A client hears once a second at what pace it shall send."""
+
+_MEASURED: Final = (
+    "client_cpu",
+    "daemon_cpu",
+    "workers_cpu",
+    "memory_mb",
+    "pss_mb",
+    "client_mb",
+)
 FLAT: Final = 1.2
 """A curve is flat when its dearest point costs at most so many times what its cheapest does."""
 
@@ -51,8 +61,11 @@ class Point:
         x: how many of those; for the length the scalars of the run until then.
         scalars: so many were counted for it.
         client_cpu: CPU seconds per million scalars, of the processes that emit.
-        daemon_cpu: the same of the daemon and its workers.
+        daemon_cpu: the same of the daemon.
+        workers_cpu: the same of its workers.
         memory_mb: resident memory of the daemon and its workers at the end.
+        pss_mb: the same, with what they share counted once.
+        client_mb: what sidestep adds to the resident memory of a trainer, for each client.
     """
 
     curve: str
@@ -60,12 +73,15 @@ class Point:
     scalars: int
     client_cpu: float
     daemon_cpu: float
+    workers_cpu: float
     memory_mb: float
+    pss_mb: float
+    client_mb: float
 
     @property
     def cpu(self) -> float:
         """CPU seconds per million scalars, of all processes."""
-        return self.client_cpu + self.daemon_cpu
+        return self.client_cpu + self.daemon_cpu + self.workers_cpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +129,7 @@ class Node:
         self._daemon = self._python("sidestep.sidecar", "serve")
         self._line(self._daemon)
         self._emitting: list[subprocess.Popen[bytes]] = []
+        self.extra_mb = 0.0
         first = 0
         for share in shares(spec.clients, _PROCESSES):
             one = replace(spec, first_rank=first, clients=share)
@@ -134,19 +151,21 @@ class Node:
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{process.args} ended with {process.wait()}")
+            raise RuntimeError(f"{process.args!r} ended with {process.wait()}")
         return line
 
-    def emit(self, rows: int) -> tuple[float, float]:
-        """Have rows emitted and written; CPU seconds of those who emit, and of the daemon."""
+    def emit(self, rows: int) -> tuple[float, float, float]:
+        """Have rows emitted and written; CPU seconds of those who emit, the daemon, its workers."""
         before = self._daemon_cpu_s()
         for process, share in zip(self._emitting, shares(rows, len(self._emitting)), strict=True):
             assert process.stdin is not None
             process.stdin.write(b"%d\n" % share)
             process.stdin.flush()
-        client_s = sum(json.loads(self._line(process))["cpu_s"] for process in self._emitting)
+        said = [json.loads(self._line(process)) for process in self._emitting]
+        self.extra_mb = sum(one["extra_mb"] for one in said)
         self._drain()
-        return client_s, self._daemon_cpu_s() - before
+        daemon_s, workers_s = (b - a for a, b in zip(before, self._daemon_cpu_s(), strict=True))
+        return sum(one["cpu_s"] for one in said), daemon_s, workers_s
 
     def _drain(self) -> None:
         words = ["drain", "--timeout", str(_DRAIN_S)]
@@ -157,31 +176,22 @@ class Node:
         daemon = psutil.Process(self._daemon.pid)
         return [daemon, *daemon.children(recursive=True)]
 
-    def _daemon_cpu_s(self) -> float:
-        times = [process.cpu_times() for process in self._family()]
-        return float(
-            sum(t.user + t.system for t in times)
-            + times[0].children_user
-            + times[0].children_system
-        )
+    def _daemon_cpu_s(self) -> tuple[float, float]:
+        """CPU seconds of the daemon, and of its workers, those that have ended included."""
+        own, *workers = [process.cpu_times() for process in self._family()]
+        ended = own.children_user + own.children_system
+        return own.user + own.system, sum(t.user + t.system for t in workers) + ended
 
-    def memory_mb(self) -> float:
-        """Resident memory of the daemon and its workers."""
-        return sum(process.memory_info().rss for process in self._family()) / 1e6
+    def memory_mb(self) -> tuple[float, float]:
+        """Resident memory of the daemon and its workers: the sum, and with what is shared once."""
+        found = [process.memory_full_info() for process in self._family()]
+        return sum(one.rss for one in found) / 1e6, sum(one.pss for one in found) / 1e6
 
     def written(self) -> int:
         """The scalars in the archive that were emitted, not those that the daemon adds."""
         run = find_run(str(self._directory / "logs"), RUN)
         blocks = [] if run is None else run.blocks(tags=["m[0-9]*", "rank_*"])
         return sum(block.values.size for block in blocks)
-
-    def durable(self) -> int:
-        """The records that the daemon says are durable, and that no sink has left to write."""
-        command = [sys.executable, "-m", "sidestep.sidecar", "status", "--json"]
-        said = subprocess.run(command, env=self._environ, check=True, capture_output=True).stdout
-        (run,) = json.loads(said)["runs"]
-        behind = sum(sink["lag_records"] + sink["dropped"] for sink in run["sinks"])
-        return int(run["records"]["durable"]) - behind
 
     def close(self) -> None:
         """End all processes."""
@@ -215,24 +225,28 @@ def measure(setting: Setting, base: Path) -> Iterator[Point]:
     """The points of one setting."""
     spec, numbers = setting.spec, setting.spec.numbers
     with node(base, spec) as one:
-        # Every tag set is defined, and all that starts late has started.
+        # Every tag set is defined, all that starts late has started, and has said so for a while.
         warm = spec.tag_sets * spec.clients
         one.emit(warm)
+        time.sleep(_SETTLE_S)
         for x, rows in zip(setting.xs, setting.stages, strict=True):
-            client_s, daemon_s = one.emit(rows)
+            seconds = one.emit(rows)
             millions = rows * numbers / 1e6
+            client, daemon, workers = (part_s / millions for part_s in seconds)
+            rss_mb, pss_mb = one.memory_mb()
             yield Point(
                 setting.curve,
                 x,
                 rows * numbers,
-                client_s / millions,
-                daemon_s / millions,
-                one.memory_mb(),
+                client,
+                daemon,
+                workers,
+                rss_mb,
+                pss_mb,
+                one.extra_mb / spec.clients,
             )
         expected = warm + sum(setting.stages)
-        # Reading an archive of thousands of tag sets in turn takes minutes.
-        many = spec.tag_sets > _READ_TAG_SETS
-        found = one.durable() if many else one.written() // numbers
+        found = one.written() // numbers
         if found != expected:
             raise RuntimeError(f"{setting}: {found} records were written, not {expected}")
 
@@ -247,9 +261,7 @@ def medians(points: Sequence[Point]) -> list[Point]:
             curve,
             x,
             group[0].scalars,
-            median(p.client_cpu for p in group),
-            median(p.daemon_cpu for p in group),
-            median(p.memory_mb for p in group),
+            *(median(getattr(p, name) for p in group) for name in _MEASURED),
         )
         for (curve, x), group in by_place.items()
     ]
@@ -257,16 +269,19 @@ def medians(points: Sequence[Point]) -> list[Point]:
 
 def render(points: Sequence[Point]) -> str:
     """A table, and for each curve how flat it is."""
-    rows = [["curve", "x", "CPU s per million", "of it clients", "daemon", "daemon MB"]]
+    head = ["CPU s per million", "trainers", "daemon", "workers", "RSS MB", "PSS MB", "MB a client"]
+    rows = [["curve", "x", *head]]
     for p in points:
-        cells = [digits(value) for value in (p.cpu, p.client_cpu, p.daemon_cpu, p.memory_mb)]
-        rows.append([p.curve, f"{p.x:,}", *cells])
+        cells = [p.cpu, *(getattr(p, name) for name in _MEASURED)]
+        rows.append([p.curve, f"{p.x:,}", *map(digits, cells)])
     lines = [table(rows), ""]
     for curve in dict.fromkeys(point.curve for point in points):
         costs = [point.cpu for point in points if point.curve == curve]
         ratio = max(costs) / min(costs)
         verdict = "flat" if ratio <= FLAT else "not flat"
         lines.append(f"{curve}: the dearest point costs {ratio:.2f} times the cheapest: {verdict}")
+        parts = [p.daemon_cpu + p.workers_cpu for p in points if p.curve == curve]
+        lines.append(f"  of the daemon and its workers alone: {max(parts) / min(parts):.2f} times")
     return "\n".join(lines)
 
 

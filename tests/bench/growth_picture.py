@@ -17,7 +17,8 @@ _TITLES: Final = {
 _PARTS: Final = (
     ("all", "cpu", "0.15"),
     ("daemon", "daemon_cpu", "C0"),
-    ("clients", "client_cpu", "C1"),
+    ("its workers", "workers_cpu", "C2"),
+    ("trainers", "client_cpu", "C1"),
 )
 
 

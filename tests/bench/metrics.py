@@ -90,6 +90,8 @@ METRICS: Final = (
     Metric("cpu", "throughput", "CPU per million scalars, all processes", goal=0.7),
     Metric("memory.rss", "throughput", "RSS of all helper processes under load", "MB", goal=150.0),
     Metric("memory.peak", "throughput", "… sum of their peaks", "MB"),
+    Metric("memory.pss", "throughput", "… what they share counted once", "MB"),
+    Metric("memory.trainer", "throughput", "… what it adds to the trainer's own RSS", "MB"),
     Metric("image8.p50", "payloads", "emit of a 3×224×224 uint8 image, burst: p50", goal=100e-6),
     Metric("image8.mean", "payloads", "… mean"),
     Metric("image8.paced.p50", "payloads", "… one every 100 ms: p50"),

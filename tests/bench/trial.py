@@ -6,11 +6,14 @@ Run by the harness as `python -m tests.bench.trial WORKLOAD SYSTEM DIRECTORY SIZ
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import time
 from pathlib import Path
 from typing import Final, TypedDict
+
+import psutil
 
 from tests.bench.more_systems import ALL_SYSTEMS
 from tests.bench.plan import WORKLOADS
@@ -37,12 +40,16 @@ def run(workload_name: str, system_name: str, directory: Path, size: int) -> Rep
     """Run one trial in this process."""
     workload, system = WORKLOADS[workload_name], ALL_SYSTEMS[system_name]()
     metrics: dict[str, float] = {}
+    pool, rss_before = number_pool(numbers=workload.numbers), 0
     if workload.opened:
+        for module in system.loaded_before:
+            importlib.import_module(module)
+        rss_before = psutil.Process().memory_info().rss
         system.load()
         start = time.perf_counter()
         system.open(directory)
         metrics["open"] = time.perf_counter() - start
-    trial = Trial(system, directory, size, pool=number_pool(numbers=workload.numbers))
+    trial = Trial(system, directory, size, pool=pool, rss_before=rss_before)
     metrics |= workload.run(trial)
     finish_at_s = time.monotonic()
     if workload.opened:

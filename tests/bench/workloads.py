@@ -48,6 +48,7 @@ class Trial:
         size: steps to log, or seconds to stop for.
         steps: so many steps were logged until now: the next one's number.
         pool: step `s` logs `pool[s % len(pool)]`.
+        rss_before: the process's resident memory before the system was loaded, in bytes.
     """
 
     system: System
@@ -55,6 +56,7 @@ class Trial:
     size: int
     steps: int = 0
     pool: list[dict[str, Any]] = field(default_factory=number_pool)
+    rss_before: int = 0
 
     def warm(self) -> None:
         """Log a little and let everything start."""
@@ -174,8 +176,11 @@ def throughput(trial: Trial) -> Metrics:
         "throughput": scalars / seconds,
         "cpu": (_cpu_s(trial.system) - cpu_before) / scalars * 1e6,
     }
+    own = psutil.Process().memory_info().rss
+    found["memory.trainer"] = (own - trial.rss_before) / 1e6
     helpers = trial.system.background()
     if helpers:
+        found["memory.pss"] = sum(p.memory_full_info().pss for p in helpers) / 1e6
         found["memory.rss"] = sum(p.memory_info().rss for p in helpers) / 1e6
         found["memory.peak"] = sum(_peak_rss_bytes(p.pid) for p in helpers) / 1e6
     return found
