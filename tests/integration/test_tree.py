@@ -36,7 +36,7 @@ Reach = Callable[[Tree, str], client.Client]
 
 
 def prefixed(emitted: Counter[Point], prefix: str) -> Counter[Point]:
-    return Counter({(prefix + tag, *rest): count for (tag, *rest), count in emitted.items()})  # type: ignore[misc]
+    return Counter({(prefix + tag, step, bits): n for (tag, step, bits), n in emitted.items()})
 
 
 def tags_of(files: list[Path]) -> set[str]:
