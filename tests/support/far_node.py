@@ -10,8 +10,9 @@ from types import TracebackType
 from typing import Final, Self
 
 _IP: Final = shutil.which("ip")
-_DAEMON: Final = "10.213.{}.1"
-_TRAINER: Final = "10.213.{}.2"
+_NETWORKS: Final = (213, 214, 215)
+_DAEMON: Final = "10.{}.{}.1"
+_TRAINER: Final = "10.{}.{}.2"
 
 
 class NoFarNodeError(Exception):
@@ -21,17 +22,20 @@ class NoFarNodeError(Exception):
 class FarNode:
     """A namespace in which trainers run; the daemon is on this side of the cable.
 
+    Args:
+        which: of several that one test has.
+
     Attributes:
         near: this side's address, no loopback one.
         far: the other side's.
         prefix: what stands before a command that is to run there.
     """
 
-    def __init__(self) -> None:
-        number = os.getpid() % 251 + 1
-        self.near, self.far = _DAEMON.format(number), _TRAINER.format(number)
-        self._name = f"sst{os.getpid()}"
-        self._cable = f"sst{os.getpid() % 100_000_000}"
+    def __init__(self, which: int = 0) -> None:
+        number, third = os.getpid() % 251 + 1, _NETWORKS[which]
+        self.near, self.far = _DAEMON.format(third, number), _TRAINER.format(third, number)
+        self._name = f"sst{os.getpid()}-{which}"
+        self._cable = f"s{which}t{os.getpid() % 100_000_000}"
         self.prefix = ("ip", "netns", "exec", self._name)
         if _IP is None or os.geteuid() != 0:
             raise NoFarNodeError("needs root and the command ip")
