@@ -1,6 +1,6 @@
 """How often clients shall send, by how many there are.
 
-A message costs both sides as much as a hundred numbers do, whatever is in it. One client sends up
+A message costs both sides as much as a thousand numbers do, whatever is in it. One client sends up
 to 40 a second, so that a number is seen soon; where many do, each may wait a little longer.
 """
 
