@@ -22,6 +22,8 @@ def check(scene: Scene) -> Iterator[Finding]:
     """Compare this clock with files and events of the chosen runs."""
     found: list[Finding] = []
     for run in scene.chosen:
+        if not run.has_events:
+            continue
         doing(f"looking at the times in {run.event_folder}")
         files = event_files(run.event_folder)
         if not files:

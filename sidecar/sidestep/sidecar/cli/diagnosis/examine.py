@@ -19,6 +19,7 @@ from . import (
     facts,
     gpus,
     install,
+    machine,
     memory,
     places,
     settings,
@@ -37,7 +38,7 @@ _STALL_S: Final = 1.6
 _ASKING_STALL_S: Final = 2.0
 """A little more than the daemon has for its answer."""
 
-_MOST_S: Final = 8.0
+_MOST_S: Final = 20.0
 """On a machine that is busy, what moves is waited for."""
 
 Check = Callable[[Scene], Iterable[Finding]]
@@ -156,7 +157,7 @@ def _gather(environ: Mapping[str, str], cwd: str, logdir: str | None, run: str |
     runs = merge_runs(told.get("status") or {}, journal.get("runs"))
     looked = os.path.normpath(os.path.join(cwd, os.path.expanduser(logdir))) if logdir else ""
     return Scene(
-        environ=environ,
+        environ=machine.of_interest(environ),
         cwd=cwd,
         now=time.time(),
         uid=os.getuid(),

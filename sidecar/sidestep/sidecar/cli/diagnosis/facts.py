@@ -24,6 +24,7 @@ from .isolate import doing
 
 _ANSWER_S: Final = 1.5
 _MOMENT_S: Final = 0.3
+_PATIENT_TRIES: Final = 2
 _ELDER_S: Final = 10.0
 """What a dead trainer left is adopted within a second or two by a daemon that lives."""
 
@@ -54,7 +55,7 @@ def daemon(paths: RuntimePaths) -> dict[str, Any]:
         return found  # it would only be waited for
     doing(f"asking the daemon (pid {who.pid})")
     try:
-        found["status"] = _asked_twice(control)
+        found["status"] = _asked_twice(control, who.pid)
     except NoAnswerError:
         found["problem"] = "silent"
     except CommandError as error:
@@ -62,14 +63,14 @@ def daemon(paths: RuntimePaths) -> dict[str, Any]:
     return found
 
 
-def _asked_twice(control: Control) -> dict[str, Any]:
+def _asked_twice(control: Control, pid: int) -> dict[str, Any]:
     """The daemon's status, a moment later, with what was wrong with a sink only a moment ago.
 
     One that fails at each try is well in between, for as long as a try lasts.
     """
-    before = control.request("status", _ANSWER_S)
+    before = _answer(control, pid)
     time.sleep(_MOMENT_S)
-    now = control.request("status", _ANSWER_S)
+    now = _answer(control, pid)
     errors = {
         (run.get("run"), run.get("log_dir"), sink.get("name")): sink
         for run in before.get("runs") or ()
@@ -82,6 +83,19 @@ def _asked_twice(control: Control) -> dict[str, Any]:
             if earlier and not sink.get("error") and sink.get("lag_records"):
                 sink.update(state=earlier.get("state"), error=earlier["error"])
     return now
+
+
+def _answer(control: Control, pid: int) -> dict[str, Any]:
+    """The daemon's status; one that is busy, or waits for a CPU, is asked once more."""
+    for _ in range(_PATIENT_TRIES):
+        used = machine.cpu_s(pid)
+        try:
+            return control.request("status", _ANSWER_S)
+        except NoAnswerError:
+            if not machine.is_runnable(pid) and machine.cpu_s(pid) == used:
+                raise
+            doing(f"asking the daemon (pid {pid}) again, which is busy")
+    return control.request("status", _ANSWER_S)
 
 
 def trainers(paths: RuntimePaths, state_dirs: Sequence[str]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,16 +20,17 @@ NETWORK: Final = frozenset(
 )
 """File systems that other machines write to, too: where SQLite's log does not work."""
 
-MEMORY: Final = frozenset({"tmpfs", "ramfs"})
+HIDDEN: Final = "***"
 
 _OF_INTEREST: Final = ("SIDESTEP_", "WANDB_", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE", "HOME")
-_SECRET: Final = "WANDB_API_KEY"  # noqa: S105 - its name
+_SECRET: Final = re.compile("API_KEY|TOKEN|SECRET|PASSWORD|WEBHOOK")
+"""Names of variables that hold what nobody else may see."""
 
 
 def environment_of(pid: int) -> dict[str, str] | None:
     """What of a process's environment matters here; None when it may not be read.
 
-    A secret is there as "***", so that nothing can print it.
+    A secret is there as `HIDDEN`, so that nothing can print it.
     """
     try:
         found = psutil.Process(pid).environ()
@@ -40,7 +42,7 @@ def environment_of(pid: int) -> dict[str, str] | None:
 def of_interest(environ: Mapping[str, str]) -> dict[str, str]:
     """The same of any environment."""
     return {
-        name: "***" if name == _SECRET and value else value
+        name: HIDDEN if value and _SECRET.search(name) else value
         for name, value in environ.items()
         if name.startswith(_OF_INTEREST)
     }
@@ -60,6 +62,23 @@ def is_there(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except (psutil.Error, OSError):
         return False
+
+
+def is_runnable(pid: int) -> bool:
+    """Whether a process is on a CPU, or would be if there were one for it."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_RUNNING
+    except (psutil.Error, OSError):
+        return False
+
+
+def cpu_s(pid: int) -> float:
+    """Seconds that a process has spent on a CPU; 0 when it cannot be told."""
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except (psutil.Error, OSError):
+        return 0.0
+    return times.user + times.system
 
 
 def describe_process(pid: int) -> dict[str, Any]:

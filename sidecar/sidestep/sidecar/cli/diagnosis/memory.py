@@ -52,6 +52,8 @@ def _processes(scene: Scene) -> Iterator[Finding]:
 
 
 def _journal(scene: Scene) -> Iterator[Finding]:
+    from ...wanted import KEEP_WHAT_WAITS
+
     doing(f"measuring the journal in {scene.state_dir}")
     nbytes = 0
     for part in ("", "-wal"):
@@ -63,6 +65,7 @@ def _journal(scene: Scene) -> Iterator[Finding]:
         (int(sink.get("lag_records") or 0), run.name, str(sink.get("name")), sink.get("error"))
         for run in scene.runs
         for sink in run.sinks
+        if sink.get("name") not in KEEP_WHAT_WAITS
     ]
     lag, run, sink, error = max(behind, default=(0, "", "", None))
     text = f"the journal has {size(nbytes)}"

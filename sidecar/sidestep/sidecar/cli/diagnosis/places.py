@@ -73,7 +73,7 @@ def state(scene: Scene) -> Iterator[Finding]:
 
 def logs(scene: Scene) -> Iterator[Finding]:
     """The log directories of the runs, or where the next one would log."""
-    paths = dict.fromkeys(run.log_dir for run in scene.chosen if run.log_dir)
+    paths = dict.fromkeys(r.log_dir for r in scene.chosen if r.log_dir and not r.goes_to)
     if not paths:
         default = scene.environ.get("SIDESTEP_LOG_DIR") or DEFAULT_LOG_DIR
         paths = {scene.logdir or os.path.join(scene.cwd, default): None}

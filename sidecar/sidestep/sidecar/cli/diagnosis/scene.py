@@ -55,6 +55,19 @@ class RunSeen:
             return self.log_dir
         return os.path.join(self.log_dir, "tensorboard", safe_name(self.name))
 
+    @property
+    def goes_to(self) -> str:
+        """The daemon that it is passed on to and that writes it; "" when it is written here."""
+        from ...wanted import FORWARD  # here, since its settings take long to load
+
+        found = self.sink(FORWARD)
+        return "" if found is None else str(found.get("address") or "the next daemon")
+
+    @property
+    def has_events(self) -> bool:
+        """Whether there should be event files of it, made here."""
+        return not self.goes_to and bool(self.tensorboard or self.sink("tensorboard"))
+
     def sink(self, name: str) -> Mapping[str, Any] | None:
         """What is known of one of its sinks."""
         return next((sink for sink in self.sinks if sink.get("name") == name), None)

@@ -12,14 +12,16 @@ from sidestep.proto.addresses import is_tcp
 from .curves import quoted
 from .finding import Finding, note, ok, warning, wrong
 from .isolate import doing
+from .machine import HIDDEN
 from .scene import Scene
 
 _OTHERS: Final = frozenset(
-    {"RUN", "LOG_DIR", "RUNTIME_DIR", "CONFIG", "DISABLED", "STRICT", "TRITON"}
+    {"RUN", "LOG_DIR", "RUNTIME_DIR", "CONFIG", "DISABLED", "STRICT", "AUTOSTART", "TRITON"}
 )
 """What the environment may say besides the daemon's settings."""
 
 _OF_TESTS: Final = ("TEST_", "CHAOS_", "BENCH_")
+_ALIKE: Final = 0.75
 _FALSE: Final = ("", "0", "false", "no", "off")
 
 
@@ -89,12 +91,14 @@ def _unknown(environ: Mapping[str, str]) -> Iterator[Finding]:
         name = variable.removeprefix("SIDESTEP_")
         if name == variable or name in known or name.startswith(_OF_TESTS):
             continue
-        near = f"SIDESTEP_{get_close_matches(name, sorted(known), 1, 0.0)[0]}"
-        yield warning(
-            "settings.unknown",
-            f"nobody knows the variable {variable}; did you mean {near}?",
-            f'export {near}="${variable}"; unset {variable}',
-        )
+        # One that is like none may well be somebody's own.
+        for close in get_close_matches(name, sorted(known), 1, _ALIKE):
+            near = f"SIDESTEP_{close}"
+            yield warning(
+                "settings.unknown",
+                f"nobody knows the variable {variable}; did you mean {near}?",
+                f'export {near}="${variable}"; unset {variable}',
+            )
 
 
 def _endpoint(scene: Scene) -> Iterator[Finding]:
@@ -144,7 +148,7 @@ def _differences(scene: Scene) -> Iterator[Finding]:
     of_daemon = _daemon_variables()
     for name in sorted(of_daemon):
         here, there = scene.environ.get(name), theirs.get(name)
-        if here is not None and here != there:
+        if here is not None and HIDDEN not in (here, there) and here != there:
             yield note(
                 "settings.differ",
                 f"{name} is {here!r} here, and {'not set' if there is None else repr(there)} "

@@ -49,6 +49,8 @@ def check(scene: Scene) -> Iterator[Finding]:
 
 
 def _of(scene: Scene, run: RunSeen, sink: Mapping[str, Any]) -> Iterator[Finding]:
+    from ...wanted import KEEP_WHAT_WAITS
+
     name = str(sink.get("name"))
     where = _DESTINATIONS.get(name, name)
     lag = int(sink.get("lag_records") or 0)
@@ -64,7 +66,7 @@ def _of(scene: Scene, run: RunSeen, sink: Mapping[str, Any]) -> Iterator[Finding
             complaint=complaint,
             run=run.name,
         )
-    elif lag and not _moves(scene, run, name):
+    elif lag and name not in KEEP_WHAT_WAITS and not _moves(scene, run, name):
         cursor = run.cursors.get(name) or {}
         since = scene.now - float(cursor.get("changed_s") or scene.now)
         yield warning(

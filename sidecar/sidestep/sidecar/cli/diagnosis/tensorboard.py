@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
+from urllib.parse import urlparse
 
 from sidestep.proto.paths import DEFAULT_LOG_DIR
 
@@ -27,11 +28,20 @@ _SETTLE_S: Final = 0.2
 def check(scene: Scene) -> Iterator[Finding]:
     """Look at TensorBoard itself and at which directories its processes read."""
     yield _installed()
-    wanting = [run for run in scene.chosen if run.tensorboard or run.sink("tensorboard")]
+    wanting = [run for run in scene.chosen if run.has_events]
     yield from _logdir(scene, wanting)
     yield from _processes(scene, wanting)
     for run in scene.chosen:
-        if run.asked and not run.tensorboard and run.sink("tensorboard") is None:
+        if run.goes_to:
+            host = (urlparse(run.goes_to).hostname or "").strip("*")
+            yield note(
+                "tensorboard.forwarded",
+                f"{run.name}: is passed on to {run.goes_to}, and its event files are there",
+                f"ssh {quoted(host)} sidestep doctor" if host else "sidestep status",
+                complaint="nothing",
+                run=run.name,
+            )
+        elif run.asked and not run.has_events:
             yield note(
                 "tensorboard.off",
                 f"{run.name}: logs with tensorboard=False, so TensorBoard has nothing of it",
@@ -43,7 +53,7 @@ def check(scene: Scene) -> Iterator[Finding]:
 
 def files(scene: Scene) -> Iterator[Finding]:
     """Read the event files of the chosen runs: whole, and what their curves do."""
-    wanting = [run for run in scene.chosen if run.tensorboard or run.sink("tensorboard")]
+    wanting = [run for run in scene.chosen if run.has_events]
     for run in wanting:
         doing(f"reading the event files in {run.event_folder}")
         yield from _files_of(scene, run)
@@ -74,7 +84,7 @@ def _installed() -> Finding:
 
 def _logdir(scene: Scene, runs: list[RunSeen]) -> Iterator[Finding]:
     """Whether `--logdir`, or what TensorBoard is opened over by default, is where runs log."""
-    everything = [run for run in reversed(scene.runs) if run.tensorboard]
+    everything = [run for run in reversed(scene.runs) if run.has_events]
     if scene.logdir and not runs and everything:
         newest = everything[0]
         yield wrong(

@@ -25,7 +25,8 @@ _OFF: Final = ("disabled",)
 
 def check(scene: Scene) -> Iterator[Finding]:
     """Look at what the chosen runs asked of W&B, and what stands in the way."""
-    wanting = [run for run in scene.chosen if run.wandb is not None or run.sink("wandb")]
+    here = [run for run in scene.chosen if not run.goes_to]
+    wanting = [run for run in here if run.wandb is not None or run.sink("wandb")]
     environ = scene.daemon_environ
     if not wanting:
         yield from _not_asked(scene)
@@ -40,7 +41,7 @@ def check(scene: Scene) -> Iterator[Finding]:
                 complaint="wandb",
             )
         yield from _login(scene, wanting, environ)
-    for log_dir in dict.fromkeys(run.log_dir for run in scene.chosen if run.log_dir):
+    for log_dir in dict.fromkeys(run.log_dir for run in here if run.log_dir):
         yield from _waiting(log_dir)
 
 
