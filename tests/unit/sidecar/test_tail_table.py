@@ -209,7 +209,7 @@ def test_the_steps_rate_is_of_training_and_fades() -> None:
     clock = StepClock()
     for step in range(0, 100, 10):
         clock.add(step, NOW + step * 2)
-        clock.add(5, NOW + step * 2 + 1)  # an epoch's number, say
+        clock.add(step, NOW + step * 2 + 1)
     assert clock.rate(NOW + 180) == pytest.approx(0.5)
     assert clock.rate(NOW + 190) == pytest.approx(0.5)
     assert clock.rate(NOW + 2000) < 0.1
@@ -227,6 +227,17 @@ def test_the_time_left_is_told_while_it_runs() -> None:
     )
     status["runs"][0]["state"] = "finished"
     assert "left" not in plain(frame(model, 80, 24, NOW + 19)[0])
+
+
+def test_training_that_goes_on_from_a_checkpoint_counts_from_there() -> None:
+    model = TailModel()
+    model.show("r")
+    for step in (*range(0, 500, 10), *range(200, 260)):
+        time = NOW + (step if step % 10 == 0 and step < 200 else 1000 + step)
+        model.add(Block("r", ["a"], [step], [time], [[0.5]]))
+        model.add(Block("r", ["epoch/b"], [step // 100], [time], [[0.5]]))
+    assert model.last_step == 259
+    assert model.step_rate(NOW + 1259) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(

@@ -103,19 +103,23 @@ class _Series:
 
 
 class StepClock:
-    """How fast the steps come; steps that are not beyond the last say nothing."""
+    """How fast the steps of one tag come; where they go back, it begins anew."""
 
     def __init__(self) -> None:
         self._marks: deque[tuple[float, int]] = deque(maxlen=_STEP_MARKS)
         self._newest: tuple[float, int] | None = None
 
-    def add(self, step: int, time: float) -> None:
-        """A point of `step` was emitted at `time`."""
-        if self._newest is not None and step <= self._newest[1]:
-            return
+    def add(self, step: int, time: float) -> bool:
+        """A point of `step` was emitted at `time`; whether that is back from where it was."""
+        if self._newest is not None and step == self._newest[1]:
+            return False
+        went_back = self._newest is not None and step < self._newest[1]
+        if went_back:
+            self._marks.clear()
         self._newest = time, step
         if not self._marks or time - self._marks[-1][0] >= _MARK_EVERY_S:
             self._marks.append(self._newest)
+        return went_back
 
     def rate(self, now: float) -> float:
         """Steps a second; it fades when no more come."""
@@ -152,6 +156,7 @@ class TailModel:
         self.missed = 0  # records that the feed skipped, since this terminal was too slow
         self.tags_version = 0  # another one when there are other tags
         self._steps = StepClock()
+        self._clock_tag = ""
         self._series: dict[str, _Series] = {}
         self._order: list[tuple[_SortKey, str]] = []
         self._left_out: set[str] = set()
@@ -162,7 +167,7 @@ class TailModel:
             self.run = run
             self.last_step = None
             self.tags_version += 1
-            self._steps = StepClock()
+            self._steps, self._clock_tag = StepClock(), ""
             self._series.clear()
             self._order.clear()
             self._left_out.clear()
@@ -171,8 +176,6 @@ class TailModel:
         """Take points of the run."""
         newest = max(block.steps)
         self.last_step = newest if self.last_step is None else max(newest, self.last_step)
-        self._steps.add(block.steps[0], block.wall_times[0])
-        self._steps.add(newest, block.wall_times[-1])
         for tag, values in zip(block.tags, zip(*block.values, strict=True), strict=True):
             series = self._series.get(tag)
             if series is None:
@@ -180,6 +183,21 @@ class TailModel:
                 if series is None:
                     continue
             series.add(block.steps, block.wall_times, values)
+        self._tell_steps(block)
+
+    def _tell_steps(self, block: Block) -> None:
+        """Time goes by the steps of the tag that comes most often: others may count epochs."""
+        lead, leading = block.tags[0], self._series.get(self._clock_tag)
+        series = self._series.get(lead)
+        if series is not None and (leading is None or series.points > 2 * leading.points):
+            if lead != self._clock_tag:
+                self._steps = StepClock()
+            self._clock_tag = lead
+        if self._clock_tag in block.tags:
+            went_back = self._steps.add(block.steps[0], block.wall_times[0])
+            went_back |= self._steps.add(block.steps[-1], block.wall_times[-1])
+            if went_back:
+                self.last_step = block.steps[-1]
 
     def _new(self, tag: str) -> _Series | None:
         if len(self._series) >= MAX_TAGS:
