@@ -32,6 +32,7 @@ class Spec:
         tag_sets: distinct tuples of tags, of each client.
         numbers: tags in one of them, and scalars in a row.
         outbox_bytes: of each client.
+        reduced: the clients are the ranks of a job that emit the same steps, reduced to their mean.
     """
 
     first_rank: int = 0
@@ -40,6 +41,7 @@ class Spec:
     tag_sets: int = 1
     numbers: int = 20
     outbox_bytes: int = 64 << 20
+    reduced: bool = False
 
 
 def rows_of(spec: Spec) -> list[dict[str, float]]:
@@ -68,7 +70,7 @@ def main(argv: list[str]) -> None:
             RUN,
             rank=rank,
             world_size=spec.world_size,
-            ranks="all" if spec.world_size > 1 else "zero",
+            ranks="all" if spec.world_size > 1 and not spec.reduced else "zero",
             autostart=False,
             on_full="block",
             outbox_bytes=spec.outbox_bytes,
@@ -80,7 +82,11 @@ def main(argv: list[str]) -> None:
     for line in sys.stdin:
         before = time.process_time()
         for _ in range(int(line)):
-            emits[step % len(emits)](rows[step // len(emits) % len(rows)], step)
+            emit, turn = emits[step % len(emits)], step // len(emits)
+            if spec.reduced:  # all ranks say the same steps
+                emit(rows[0], turn, reduce="mean")
+            else:
+                emit(rows[turn % len(rows)], step)
             step += 1
         if not all(one.flush(_FLUSH_S) for one in connected):
             raise SystemExit(f"not durable within {_FLUSH_S:g} s: {connected[0].stats()}")

@@ -57,7 +57,7 @@ class Point:
     """One point of a curve.
 
     Attributes:
-        curve: "clients", "tags" or "length".
+        curve: "clients", "tags", "length" or "ranks".
         x: how many of those; for the length the scalars of the run until then.
         scalars: so many were counted for it.
         client_cpu: CPU seconds per million scalars, of the processes that emit.
@@ -103,6 +103,11 @@ def settings_of(curves: Sequence[str], scale: float) -> Iterator[Setting]:
                 clients=count, world_size=count, outbox_bytes=(64 << 20) // count + (2 << 20)
             )
             yield Setting("clients", (count,), spec, (rows,))
+    if "ranks" in curves:
+        for count in (1, 16, 64, 256):
+            outbox_bytes = (64 << 20) // count + (2 << 20)
+            spec = Spec(clients=count, world_size=count, outbox_bytes=outbox_bytes, reduced=True)
+            yield Setting("ranks", (count,), spec, (rows // 256 * 256,))
     if "tags" in curves:
         for tags in (20, 200, 2_000, 20_000, 60_000):
             yield Setting("tags", (tags,), Spec(tag_sets=tags // 20), (rows,))
@@ -246,6 +251,8 @@ def measure(setting: Setting, base: Path) -> Iterator[Point]:
                 one.extra_mb / spec.clients,
             )
         expected = warm + sum(setting.stages)
+        if spec.reduced:
+            expected //= spec.clients  # a mark that a rank is missing would be one more
         found = one.written() // numbers
         if found != expected:
             raise RuntimeError(f"{setting}: {found} records were written, not {expected}")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 _TITLES: Final = {
     "clients": "clients of one run",
     "tags": "distinct tags",
+    "ranks": "ranks of one run, reduced to their mean",
     "length": "scalars in the run so far",
 }
 _PARTS: Final = (
