@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.timeout(180)
 
 WARM = 24
 
-Reach = Callable[[Tree, str], client.Client]
+Reach = Callable[..., client.Client]
 
 
 def prefixed(emitted: Counter[Point], prefix: str) -> Counter[Point]:
@@ -114,11 +115,12 @@ def reach(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reach]:
     """Connects this process to a node's daemon; the log directory is the head's."""
     made: list[client.Client] = []
 
-    def reached(tree: Tree, run: str) -> client.Client:
-        for name, value in tree.node.variables().items():
+    def reached(tree: Tree, run: str, node: int = 0, **arguments: Any) -> client.Client:
+        for name, value in tree.nodes[node].variables().items():
             monkeypatch.setenv(name, value)
         monkeypatch.delenv("SIDESTEP_RUN", raising=False)
-        made.append(client.connect(run, log_dir=str(tree.head.logs), autostart=False))
+        arguments = {"log_dir": str(tree.head.logs), "autostart": False, **arguments}
+        made.append(client.connect(run, **arguments))
         return made[-1]
 
     yield reached
@@ -154,6 +156,21 @@ def test_a_collapse_is_seen_by_the_head_and_heard_by_the_trainer(reach: Reach) -
         tree.drain()
         assert "context_std" in tags_of(tree.head.event_files("r"))
         assert_booked(tree.head.await_run("r", state="finished"), WARM + 12)
+
+
+def test_ranks_on_two_nodes_meet_at_the_head(reach: Reach) -> None:
+    """What each node has is parts; the mean is made where they meet."""
+    with Tree(2) as tree:
+        tree.serve_all()
+        ranks = [reach(tree, "r", rank, rank=rank, world_size=2) for rank in range(2)]
+        for step in range(20):
+            for rank, made in enumerate(ranks):
+                made.emit({"loss": float(step + rank)}, step=step, reduce="mean")
+        for made in ranks:
+            assert made.finish(20)
+        tree.drain()
+        wanted = points(("loss", step, step + 0.5) for step in range(20))
+        assert_exactly(read_scalars(tree.head.event_files("r")), wanted)
 
 
 def test_what_waits_for_an_absent_head_is_shown_and_kept(reach: Reach) -> None:

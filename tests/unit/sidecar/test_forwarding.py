@@ -308,7 +308,10 @@ class World:
         self.start()
 
     def kill_head(self) -> None:
+        """With it go its connections, and what was under way on them."""
         self.head.restart()
+        self.up.due.clear()
+        self.down.due.clear()
 
     def set_links(self, loss: float, repeat: float, delay_s: float) -> None:
         for link in (self.up, self.down):

@@ -41,6 +41,7 @@ class _Traveller:
     passenger: Passenger
     delivery: Delivery
     finishing: bool = False
+    goodbye: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ class Passage:
         self._passengers: Mapping[int, Passenger] = {}
         self._books: dict[int, Books] = {}
         self._alarms: dict[str, tuple[str, int]] = {}
+        self._goodbyes: dict[int, str] = {}  # which state was the last word of a client
         self._changed = False
         self._known_to, self._acked, new = _stored(cursor)
         # Rows of the run have left already: what was in them, this daemon has written itself.
@@ -215,6 +217,8 @@ class Passage:
         """Whether it has something to say, be it a goodbye."""
         if passenger.id in self._acked or passenger.state == "live":
             return True  # it has come back, if it was given up
+        if passenger.gone and self._goodbyes.get(passenger.id, passenger.state) != passenger.state:
+            return True  # it had, and has gone again
         return passenger.id > self._known_to and passenger.state not in (NODE, OWN)
 
     def _units(self, rows: Iterable[Row]) -> Iterable[Unit]:
@@ -239,12 +243,13 @@ class Passage:
                 self._acked.pop(number, None)
                 self._books.pop(number, None)
                 self._changed = True
+                self._goodbyes[number] = one.goodbye
                 continue
             ended = one.passenger.gone or (one.passenger.state == NODE and not living)
             if one.finishing and not ended:
                 self._board(one.passenger)  # it has come back before its goodbye was heard
             elif ended and one.delivery.delivered and not one.finishing:
-                one.finishing = True
+                one.finishing, one.goodbye = True, one.passenger.state
                 one.delivery.finish(now, lost=one.passenger.state == "lost")
 
     def _say_books(self, one: _Traveller) -> None:
