@@ -174,7 +174,7 @@ def _sheet(
     ]
     sheet = Sheet([template.record for template in templates], kind)
     sheet.put("<f8", sheet.starts + WALL_TIME_AT, wall_times_s(times_ns))
-    for size in np.unique(sizes).tolist():
+    for size in np.flatnonzero(np.bincount(sizes)).tolist():
         rows = np.flatnonzero(sizes == size)
         for column, numbers in enumerate(varints(steps[rows], size).T if size else ()):
             sheet.put("u1", sheet.starts[rows] + STEP_AT + column, numbers)
