@@ -24,7 +24,7 @@ VICTIMS = ("node", "head", "worker", "node and head", "worker")
 def test_kills_at_random_moments() -> None:
     seed = int(os.environ.get("CHAOS_SEED", "1"))
     with Tree() as tree:
-        check_kills(tree, seed=seed, emits=2500, kills=5)
+        check_kills(tree, seed=seed, emits=1500, kills=3)
 
 
 @pytest.mark.slow
