@@ -2,8 +2,9 @@
 
 Of the names in `NAMES`, the first that stands for a whole positive number, at the top of the
 configuration or in the mappings inside it (a key with dots counts by its last part; what stands
-higher up wins). Else steps per epoch times epochs. -1 and 0 mean "not said", as in Hugging Face's
-and Lightning's arguments.
+higher up wins). Else steps per epoch times epochs; else `steps` or `iterations`, at the top alone,
+since deeper down they may be a sampler's. -1 and 0 mean "not said", as in Hugging Face's and
+Lightning's arguments.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ STEPS_PER_EPOCH: Final = (
     "iterations_per_epoch",
     "batches_per_epoch",
 )
+AT_THE_TOP: Final = ("steps", "iterations", "iters")
 
 _MAX_KEYS: Final = 2000
 _MAX_DEPTH: Final = 4
@@ -49,7 +51,10 @@ def total_steps(config: Mapping[str, object]) -> int | None:
             return found[name]
     epochs = next((found[name] for name in EPOCHS if name in found), None)
     steps = next((found[name] for name in STEPS_PER_EPOCH if name in found), None)
-    return epochs * steps if epochs and steps else None
+    if epochs and steps:
+        return epochs * steps
+    alone = (_whole(config.get(name)) for name in AT_THE_TOP)
+    return next((number for number in alone if number is not None), None)
 
 
 def _numbers(config: Mapping[str, object]) -> dict[str, int]:

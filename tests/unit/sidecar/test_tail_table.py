@@ -167,6 +167,13 @@ def test_the_cursor_goes_through_all_lines_and_the_window_with_it() -> None:
     assert browse(model, "pagedown")[3] == "▾ train/  60 tags"
 
 
+def test_in_a_group_losses_come_first_and_the_many_statistics_of_one_thing_last() -> None:
+    statistics = [f"train/context_{name}" for name in "abcdefgh"]
+    model = model_of([*statistics, "train/acc", "train/z_loss", "train/lr"], [0.5] * 11, {})
+    shown = [line.split()[0] for line in browse(model) if " 0.5 " in line]
+    assert shown == ["z_loss", "acc", "lr", *(f"context_{name}" for name in "abcdefgh")]
+
+
 def test_filters_are_parts_or_globs_in_any_case() -> None:
     model = model_of(MANY, [0.5] * len(MANY), {})
     for wanted, found in (("LOSS", ["val/loss"]), ("*ain/5?", [f"{n}" for n in range(50, 60)])):
@@ -251,6 +258,8 @@ def test_training_that_goes_on_from_a_checkpoint_counts_from_there() -> None:
         ({"epochs": 3, "steps_per_epoch": 10}, 30),
         ({"train": {"num_epochs": 3}, "data": {"steps_per_epoch": 10}}, 30),
         ({"epochs": 3}, None),
+        ({"steps": 300, "sampler": {"max_iters": 0}}, 300),
+        ({"diffusion": {"steps": 50}}, None),
         ({"total_steps": True, "max_steps": "100", "max_iters": 0.5}, None),
         ({"total_steps": float("nan")}, None),
         ({"total_steps": 1 << 70}, None),

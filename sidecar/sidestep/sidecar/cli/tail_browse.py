@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final, Literal
@@ -25,6 +25,9 @@ _RANKS: Final = "_ranks"
 """Beside it when not all ranks have taken part."""
 
 _MAX_FILTER: Final = 200
+
+_FAMILY: Final = 8
+"""So many statistics of one thing stand behind what is said of others in few words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,20 +173,21 @@ class Browser:
         return sorted(tags, key=key)
 
     def _grouped(self, tags: Sequence[str], spread: set[str]) -> list[Entry]:
-        groups = Counter(prefix_of(tag) for tag in tags)
-        found: list[Entry] = []
-        begun: set[str] = set()
+        groups: dict[str, list[str]] = {}
         for tag in tags:
-            group = prefix_of(tag)
-            if not group or groups[group] == 1:
-                found.append(Entry(tag, spread=tag in spread))
+            # What stands alone is a group of its own, without a line for it.
+            groups.setdefault(prefix_of(tag) or f"\0{tag}", []).append(tag)
+        families = Counter(map(_family, tags))
+        found: list[Entry] = []
+        for group, members in groups.items():
+            if len(members) == 1:
+                found.append(Entry(members[0], spread=members[0] in spread))
                 continue
             folded = group in self._folded
-            if group not in begun:
-                begun.add(group)
-                found.append(Entry(group, group, groups[group], folded))
+            found.append(Entry(group, group, len(members), folded))
             if not folded:
-                found.append(Entry(tag, group, spread=tag in spread))
+                members.sort(key=lambda tag: _place(tag, families))
+                found += [Entry(tag, group, spread=tag in spread) for tag in members]
         return found
 
     # --- the part of it that is shown ------------------------------------------------------------
@@ -309,6 +313,20 @@ def prefix_of(tag: str) -> str:
     """A tag's group: what stands before its first slash, with that; "" without one."""
     head, slash, _ = tag.partition("/")
     return head + slash if slash else ""
+
+
+def _family(tag: str) -> str:
+    """What the statistics of one thing have in common, `train/context_` say; "" when nothing."""
+    head, underscore, _ = tag.partition("/")[2].partition("_")
+    return f"{prefix_of(tag)}{head}_" if underscore else ""
+
+
+def _place(tag: str, families: Mapping[str, int]) -> int:
+    """Within a group losses come first, and statistics that there are many of last."""
+    family = _family(tag)
+    if family and families[family] >= _FAMILY:
+        return 2
+    return 0 if "loss" in tag.lower() else 1
 
 
 def _matches(tag: str, wanted: str) -> bool:

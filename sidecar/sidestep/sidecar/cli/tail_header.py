@@ -114,7 +114,7 @@ def _progress(model: TailModel, status: Mapping[str, Any], now: float) -> list[S
     step, total = max(steps), status.get("total_steps")
     running = status.get("state") == "running" and model.presence == "there"
     rate = model.step_rate(now) if running else 0.0
-    known = isinstance(total, int) and total > 0
+    known = isinstance(total, int) and total >= step
     parts: list[Span] = [(f"  step {wording.count(step)}", "")]
     if known:
         parts[0] = (f"  step {wording.count(step)} of {wording.count(total)}", "")

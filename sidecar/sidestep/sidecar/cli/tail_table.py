@@ -83,8 +83,9 @@ class TableOutput:
 
     def status(self, status: dict[str, Any]) -> None:
         """Show what the daemon says of the run and the machine."""
-        self._model.status = status
-        self._dirty = True
+        before, self._model.status = self._model.status, status
+        shown = ("runs", "gpus", "host")  # the daemon's age is not
+        self._dirty = self._dirty or any(before.get(key) != status.get(key) for key in shown)
 
     def missed(self, records: int) -> None:
         """Show how many points' records were skipped."""
