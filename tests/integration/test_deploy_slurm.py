@@ -1,4 +1,4 @@
-"""deploy/slurm: the job script, run whole, with stand-ins for `srun` and `scontrol`."""
+"""deploy/slurm: the job script, run whole, with stand-ins for Slurm's commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stand-ins for `srun` and `scontrol`: nodes are folders, tasks are processes of this machine.
+"""Stand-ins for Slurm's commands: nodes are folders, tasks are processes of this machine.
 
 They understand the options that deploy/slurm uses and refuse all others, and give each task the
 variables that Slurm gives it (https://slurm.schedmd.com/srun.html). What they cannot show: control
@@ -18,6 +18,7 @@ import argparse, os, signal, subprocess, sys
 parser = argparse.ArgumentParser(allow_abbrev=False)
 parser.add_argument("--overlap", action="store_true")
 parser.add_argument("--kill-on-bad-exit", type=int, default=0)
+parser.add_argument("--job-name", default="bash")
 for name in ("--nodes", "--ntasks", "--ntasks-per-node", "--cpus-per-task"):
     parser.add_argument(name, type=int)
 parser.add_argument("command", nargs=argparse.REMAINDER)
@@ -37,8 +38,10 @@ for rank in range(nodes * each):
         FAKE_SLURM_NODE=here,
     )
     tasks.append(subprocess.Popen(asked.command, env=env))
-for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-    signal.signal(number, lambda n, _: [task.send_signal(n) for task in tasks])
+# As Slurm's own does: to end srun is to kill its step.
+signal.signal(signal.SIGTERM, lambda *_: [task.kill() for task in tasks])
+with open(os.path.join(os.environ["FAKE_SLURM"], "step-" + asked.job_name), "w") as file:
+    file.write(" ".join(str(task.pid) for task in tasks))
 codes = [task.wait() for task in tasks]
 sys.exit(max(code if code >= 0 else 128 - code for code in codes))
 """
@@ -48,12 +51,23 @@ _SCONTROL = """#!/bin/sh
 i=0; while [ "$i" -lt "$SLURM_JOB_NUM_NODES" ]; do echo 127.0.0.1; i=$((i + 1)); done
 """
 
+_SQUEUE = """#!/bin/sh
+[ "$*" = "--noheader --steps --jobs=1 --format=%i %j" ] || exit 1
+printf '1.0 bash\\n1.7 ranks\\n'
+"""
+
+_SCANCEL = """#!/bin/sh
+[ "$*" = "--signal=TERM 1.7" ] && kill -TERM $(cat "$FAKE_SLURM/step-ranks")
+"""
+
 
 def install(folder: Path, *, nodes: int, ranks_per_node: int) -> Mapping[str, str]:
     """Put the stand-ins into `folder`; the environment of a batch script that is to find them."""
     bin_dir = folder / "bin"
     bin_dir.mkdir()
-    for name, text in (("srun", _SRUN.format(python=sys.executable)), ("scontrol", _SCONTROL)):
+    srun = _SRUN.format(python=sys.executable)
+    programs = {"srun": srun, "scontrol": _SCONTROL, "squeue": _SQUEUE, "scancel": _SCANCEL}
+    for name, text in programs.items():
         (bin_dir / name).write_text(text)
         (bin_dir / name).chmod(0o755)
     return {
