@@ -6,7 +6,8 @@ all that they emit is in the journal and refused by nobody in the end.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from sidestep.client.emitter import Client
 from sidestep.sidecar import config
 from tests.support import readme_commands, readme_stage
 from tests.support.readme_blocks import SHELL, blocks, name_of, python_blocks, readmes
-from tests.support.sandbox import Sandbox
+from tests.support.sandbox import ROOT, Sandbox
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -75,7 +76,7 @@ def clients(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Client]]:
 @pytest.mark.parametrize(("path", "index"), PYTHON)
 def test_a_python_block_runs(path: Path, index: int, node: Sandbox, clients: list[Client]) -> None:
     example = python_blocks(path)[index]
-    example.namespace.update(readme_stage.names(str(node.logs)))
+    example.namespace.update(readme_stage.names(str(node.logs), node.paths.data_endpoint))
     if readme_stage.wants_run(str(example.parsed)):
         example.namespace["run"] = client.connect(f"{path.parent.name}-{index}")
 
@@ -97,6 +98,30 @@ def test_all_that_the_blocks_emitted_is_written(node: Sandbox) -> None:
         assert [sink for sink in run["sinks"] if sink["error"]] == []
     skipped = [line for line in node.said().splitlines() if "skipped" in line]
     assert skipped == []
+
+
+def documented() -> dict[str, Callable[..., Any]]:
+    """What `client/README.md` owes an example of: calls and values, by how they are written."""
+    found = [getattr(client, name) for name in client.__all__]
+    kinds = {o.__name__: o for o in found if isinstance(o, type) and issubclass(o, client.Value)}
+    kinds.pop("Value")
+    calls = {name: getattr(client, name) for name in client.__all__ if name.islower()}
+    for name in ("emit", "flush", "finish", "stats", "on_alarm"):
+        calls[name] = getattr(client, name)
+    further = (client.Histogram.from_counts, client.PRCurve.from_counts)
+    return {**calls, **kinds, **{one.__qualname__: one for one in further}}
+
+
+@pytest.mark.parametrize("name", sorted(documented()))
+def test_each_argument_has_an_example(name: str) -> None:
+    blocks_ = python_blocks(ROOT / "client/README.md")
+    calls = [call for block in blocks_ for call in readme_stage.calls(str(block.parsed))]
+    mine = [call for call in calls if call[0].split(".", 1)[-1] == name]
+    parameters = list(inspect.signature(documented()[name]).parameters)
+    shown = {word for _, _, keywords in mine for word in keywords}
+    shown.update(parameters[: max((count for _, count, _ in mine), default=0)])
+    assert mine, f"{name} has no example"
+    assert set(parameters) - {"verbose"} <= shown
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -20,11 +20,12 @@ from sidestep import client
 STEP = 7
 
 
-def names(log_dir: str) -> dict[str, Any]:
+def names(log_dir: str, address: str) -> dict[str, Any]:
     """The names, made anew for each block.
 
     Args:
         log_dir: where runs go; what a configuration file of the reader's would say.
+        address: the daemon's.
     """
     mpl.use("agg")
     torch.manual_seed(0)
@@ -36,6 +37,7 @@ def names(log_dir: str) -> dict[str, Any]:
     tokens = torch.randn(16, 9, 8)
     labels = torch.randint(0, 2, (200,))
     return {
+        "address": address,
         "args": argparse.Namespace(lr=1e-3, epochs=2),
         "config": {"lr": 1e-3, "model": "vit-b"},
         "loader": [torch.rand(16, 4) for _ in range(2)],
@@ -59,7 +61,7 @@ def names(log_dir: str) -> dict[str, Any]:
         "scores": (0.3 * labels + 0.7 * torch.rand(200)).clamp(0, 1),
         "samples": torch.sin(torch.arange(8000) * 0.35),
         "frames": torch.rand(6, 3, 32, 32),
-        "weights": model[0].weight,
+        "weights": model[0].weight.detach(),
         "client": client,
         "np": np,
         "torch": torch,
