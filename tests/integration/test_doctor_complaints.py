@@ -60,7 +60,7 @@ def written(sandbox: Sandbox, run: str, records: int) -> None:
 def test_tensorboard_shows_nothing(sandbox: Sandbox, connect: Connect) -> None:
     from sidestep.client.values.purge import Purge
 
-    sandbox.serve()
+    sandbox.serve(SIDESTEP_SAMPLE_INTERVAL_S="1000")
     blocked = sandbox.root / "file"
     blocked.write_text("no directory")
     made: dict[str, client.Client] = {}
@@ -81,6 +81,8 @@ def test_tensorboard_shows_nothing(sandbox: Sandbox, connect: Connect) -> None:
     for run in ("hidden", "deleted", "well"):
         written(sandbox, run, 30)
     sandbox.await_sink("blocked", "degraded")
+    assert made["deleted"].finish(30)
+    sandbox.await_sink("deleted", "closed")  # nothing more is written, to a new file
     for file in sandbox.event_files("deleted"):
         file.unlink()
     sandbox.await_run("off", clients=1)

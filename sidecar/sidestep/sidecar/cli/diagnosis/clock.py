@@ -15,7 +15,7 @@ from .scene import Scene
 
 _AHEAD_S: Final = 5.0
 _BACK_S: Final = 5.0
-_WINDOW_BYTES: Final = 1 << 19
+_WINDOW_BYTES: Final = 128 << 10
 
 
 def check(scene: Scene) -> Iterator[Finding]:

@@ -75,7 +75,7 @@ def judge(run: str, tail: Tail, *, alive: bool, now_s: float, process: int = 0) 
 
 
 def _hidden(run: str, tail: Tail) -> Iterator[Finding]:
-    if tail.hidden:
+    if tail.hidden and (not tail.windowed or tail.hidden_from == 0):
         yield wrong(
             "curves.hidden",
             f"{run}: TensorBoard hides all its {wording.counted(tail.hidden, 'point')}: a later "

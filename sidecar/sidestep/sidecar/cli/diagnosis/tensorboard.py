@@ -15,12 +15,13 @@ from sidestep.proto.paths import DEFAULT_LOG_DIR
 
 from .. import wording
 from .curves import judge, quoted
-from .event_tail import Tail, event_files, read_tail
+from .event_tail import WINDOW_BYTES, Tail, event_files, read_tail
 from .finding import Finding, note, ok, warning, wrong
 from .isolate import doing
 from .machine import size
 from .scene import RunSeen, Scene, is_within
 
+_LEAST_BYTES: Final = 128 << 10
 _SETTLE_S: Final = 0.2
 """A record that is being written just now is whole a moment later."""
 
@@ -54,9 +55,10 @@ def check(scene: Scene) -> Iterator[Finding]:
 def files(scene: Scene) -> Iterator[Finding]:
     """Read the event files of the chosen runs: whole, and what their curves do."""
     wanting = [run for run in scene.chosen if run.has_events]
+    window = max(_LEAST_BYTES, WINDOW_BYTES // max(1, len(wanting)))
     for run in wanting:
         doing(f"reading the event files in {run.event_folder}")
-        yield from _files_of(scene, run)
+        yield from _files_of(scene, run, window)
     if not scene.chosen:
         yield from _found_files(scene)
 
@@ -149,14 +151,14 @@ def _reads(board: Mapping[str, Any], run: RunSeen) -> bool:
     return any(is_within(run.event_folder, logdir) for logdir in board["logdirs"])
 
 
-def _files_of(scene: Scene, run: RunSeen) -> Iterator[Finding]:
-    tail = read_tail(run.event_folder)
+def _files_of(scene: Scene, run: RunSeen, window: int) -> Iterator[Finding]:
+    tail = read_tail(run.event_folder, window)
     if not tail.path:
         yield from _no_file(scene, run)
         return
     if tail.torn_at is not None:
         time.sleep(_SETTLE_S)
-        tail = read_tail(run.event_folder)
+        tail = read_tail(run.event_folder, window)
     yield from _whole(run, tail)
     trainers = scene.alive(run.name)
     pid = int(trainers[0].get("pid") or 0) if trainers else 0
