@@ -12,12 +12,15 @@ SECONDS ?= 60
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LOWEST := $(VENV)-lowest
+LOWEST_TESTS := tests/unit/proto tests/unit/sidecar $(foreach name,daemon drain export run status tail \
+  wandb_offline,tests/integration/test_$(name).py)
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 SHELL_FILES := launch_tensorboard.sh .ci/run deploy/slurm/training.sbatch
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test chaos chaos-long check fuzz bench bench-gpu generated venv clean
+.PHONY: help demo test test-lowest chaos chaos-long check fuzz bench bench-gpu generated venv clean
 .PHONY: check-lint check-format check-mypy check-pyright check-imports check-shell
 
 help: ## list these targets
@@ -31,6 +34,19 @@ demo: $(STAMP) ## train a small model with the sidecar beside it (ARGS go to the
 test: $(STAMP) ## run the tests, less the slow, the benchmarks and those for a GPU (ARGS go to pytest)
 	$(BIN)/python -m pytest -m "not (bench or gpu or slow)" -n $(JOBS) --dist loadfile --no-loadscope-reorder \
 	  --hypothesis-seed=$(SEED) $(ARGS)
+
+# TensorBoard before 2.21 needs pkg_resources, which newer setuptools lack. What old versions warn of is
+# theirs. Without torch, whose oldest builds are gigabytes: the daemon and the command line are tested.
+test-lowest: $(STAMP) ## run the daemon's tests with the oldest versions that pyproject.toml allows
+	@$(BIN)/python -c 'import uv' 2>/dev/null || $(BIN)/python -m pip install -qq --disable-pip-version-check uv
+	$(BIN)/python -m uv venv -q --clear -p $(BIN)/python $(LOWEST)
+	$(BIN)/python -m uv pip install -q -p $(LOWEST)/bin/python --resolution lowest-direct \
+	  -e '.[all]' setuptools==80.9.0
+	$(BIN)/python -m uv pip freeze -q -p $(LOWEST)/bin/python --exclude-editable > $(LOWEST)/versions.txt
+	$(BIN)/python -m uv pip install -q -p $(LOWEST)/bin/python -c $(LOWEST)/versions.txt \
+	  hatchling hypothesis import-linter packaging pytest pytest-timeout pytest-xdist
+	$(LOWEST)/bin/python -m pytest -m "not (bench or gpu or slow)" -W default -n $(JOBS) --dist loadfile \
+	  $(LOWEST_TESTS) $(ARGS)
 
 chaos: $(STAMP) ## random faults over trainers and a daemon for SECONDS, drawn from SEED; then the books
 	$(BIN)/python -m tests.chaos --seconds $(SECONDS) --seed $(SEED) $(ARGS)
@@ -58,7 +74,7 @@ generated: $(STAMP) ## renew what is generated: the settings' table, the wire's 
 venv: $(STAMP) ## make or renew .venv, where all the others run
 
 clean: ## remove what make and the tools created (results/ stays)
-	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .benchmarks .hypothesis \
+	rm -rf $(VENV) $(LOWEST) build dist htmlcov .coverage .coverage.* .benchmarks .hypothesis \
 	  .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find proto client sidecar tests -type d -name __pycache__ -prune -exec rm -rf {} +
 

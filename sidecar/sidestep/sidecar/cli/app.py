@@ -42,7 +42,7 @@ _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
 class LazyGroup(TyperGroup):
     """Puts the real command in its stub's place at the moment when it is to be run."""
 
-    # Typer has its own copy of click since 0.20, and the types of both have private names.
+    # Typer has its own copy of click since 0.26, and the types of both have private names.
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command that `args` begin with."""
         if args and args[0] in _COMMANDS:
