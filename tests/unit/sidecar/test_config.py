@@ -45,6 +45,10 @@ def test_argument_before_environment_before_file_before_default(
         ("- 1", "expected the blocks"),
         ("sidecar: {endpoint: 'tcp://0.0.0.0:1'}", "loopback only"),
         ("sidecar: {endpoint: 'http://x'}", "must begin with"),
+        ("sidecar: {forward_to: '10.0.0.1:5790'}", "must be the address of a daemon"),
+        ("sidecar: {forward_to: 'tcp://*:*'}", "must be the address of a daemon"),
+        ("sidecar: {forward_to: 'tcp://10.0.0.1:5790'}", "forward_keys"),
+        ("sidecar: {endpoint: 'ipc:///a', forward_to: 'ipc:///a'}", "its|this daemon's own"),
         ("a: [", "cannot read"),
     ],
 )

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zmq
@@ -38,10 +39,11 @@ from sidestep.proto import (
 )
 from sidestep.proto.records import Array, Scalars, encode_scalars, encode_value
 from sidestep.proto.segments import LOST, REJECTED, SMALL, Outbox
-from sidestep.sidecar import journal_check, pace
+from sidestep.sidecar import journal_check, pace, status
 from sidestep.sidecar.alarms import State, TagState, packed
 from sidestep.sidecar.books import RunBooks, of_client
 from sidestep.sidecar.derive_state import DeriveState
+from sidestep.sidecar.forwarding.passengers import Passengers
 from sidestep.sidecar.ingest import Ingest
 from sidestep.sidecar.journal import Journal
 from sidestep.sidecar.journal_reader import JournalReader
@@ -132,13 +134,13 @@ class Service:
 class Peer:
     """A client by hand."""
 
-    def __init__(self, service: Service, uuid: bytes = b"a" * 16, **hello: int | str) -> None:
+    def __init__(self, service: Service, uuid: bytes = b"a" * 16, **hello: Any) -> None:
         self.socket = service.context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.connect(service.endpoint)
         service.sockets.append(self.socket)
         spec = RunSpec(str(hello.pop("run", "r")), "/logs")
-        self.hello = Hello(uuid, 1, 1, spec, **hello)  # type: ignore[arg-type]
+        self.hello = Hello(uuid, 1, 1, spec, **hello)
 
     def ask(self, message: Message) -> Message:
         self.socket.send(encode(message))
@@ -614,3 +616,77 @@ def test_what_follows_on_something_that_was_lost_is_not_journalled(service: Serv
     row, states = reader.derived("derive", run_id)
     reader.close()
     assert (row, states) == (1, _alarm(10, "WATCH")[1])
+
+
+def test_who_speaks_for_another_machine_is_no_client_of_the_run(service: Service) -> None:
+    trainer = Peer(service)
+    trainer.greet()
+    assert trainer.ask(_batch(1, 3)) == Ack(3, 0, 1 << 20)
+    node = Peer(service, b"n" * 16, node=True, via=(7,))
+    node.greet()
+    assert node.ask(_batch(1, 9)) == Ack(9, 0, 1 << 20)
+    service.until(lambda snapshot: len(snapshot.clients) == 2)
+    assert isinstance(trainer.ask(Bye(3, Books(3))), ByeAck)
+    service.until(lambda snapshot: not snapshot.live_runs())
+    (run,) = service.ingest.snapshot.runs.values()
+    assert (run.records, run.last_step) == (3, 3)
+    assert [one["clients"] for one in status.runs(service.ingest.snapshot, _NO_SINKS)] == [0]
+    service.restart()
+    (run,) = service.ingest.snapshot.runs.values()
+    assert (run.records, run.last_step) == (3, 3)
+    again = Peer(service, b"n" * 16, node=True, via=(7,))
+    assert again.greet().durable_seq == 9  # what was known of it is known
+    assert status.runs(service.ingest.snapshot, _NO_SINKS)[0]["state"] == "finished"
+
+
+class _NoSinks:
+    def sinks(self, _run: int) -> list[object]:
+        return []
+
+
+_NO_SINKS: Any = _NoSinks()
+
+
+def test_a_client_that_is_said_to_be_lost_is(service: Service) -> None:
+    peer = Peer(service, via=(7,))
+    peer.greet()
+    assert isinstance(peer.ask(_batch(1, 3)), Ack)
+    assert isinstance(peer.ask(Bye(3, Books(5, 2), lost=True)), ByeAck)
+    service.until(lambda snapshot: snapshot.clients[0].row.state == "lost")
+    books = of_client(service.ingest.snapshot.clients[0])
+    assert (books.emitted, books.durable, books.dropped, books.unaccounted) == (5, 3, 2, 0)
+
+
+def test_who_has_come_through_here_already_is_refused_and_nobody_else_harmed(
+    service: Service,
+) -> None:
+    peer = Peer(service)
+    peer.greet()
+    with closing(JournalReader(service.path)) as reader:
+        identity = reader.identity()
+    circle = Peer(service, via=(7, identity))
+    answer = circle.ask(replace(circle.hello, connection=1000))
+    assert isinstance(answer, Reject)
+    assert answer.code == "loop"
+    assert peer.ask(_batch(1, 3)) == Ack(3, 0, 1 << 20)  # it is connected still
+    deep = Peer(service, b"d" * 16, via=tuple(range(16)))
+    answer = deep.ask(deep.hello)
+    assert isinstance(answer, Reject)
+    assert "16 daemons" in answer.reason
+
+
+def test_a_row_knows_its_first_number_and_how_its_client_introduced_itself(
+    service: Service,
+) -> None:
+    """What passing on is made of."""
+    peer = Peer(service, rank=3, world_size=4, host="here", pid=5)
+    peer.greet()
+    peer.ask(_batch(1, 3))
+    peer.ask(Gap(4, 6, "full"))
+    peer.ask(_batch(7, 8))
+    with closing(JournalReader(service.path)) as reader:
+        assert [(row.first_seq, row.records) for row in reader.rows(0)] == [(1, 3), (7, 2)]
+        (client,) = Passengers(reader, 1, "there").all().values()
+    assert (client.durable_seq, client.dropped) == (8, 3)
+    hello = client.hello
+    assert (hello.rank, hello.world_size, hello.host, hello.pid) == (3, 4, "here", 5)

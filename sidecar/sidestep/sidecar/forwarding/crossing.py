@@ -17,12 +17,12 @@ from .delivery import Delivery
 from .links import RemoteKeys, Watch, dial, put
 
 _MAX_SOCKETS: Final = 8192
-_TICK_S: Final = 0.05
+_TICK_S: Final = 0.1
 _HURRY_S: Final = 0.01
 _HEARD_AT_ONCE: Final = 100
 """Messages of one client, before the others have their turn."""
 
-_PATIENCE_S: Final = 2.0
+_PATIENCE_S: Final = 3.0
 """Until a daemon that has not welcomed a client, or has been silent, is said not to answer."""
 
 _AGAIN_S: Final = 10.0
