@@ -9,6 +9,7 @@ from functools import reduce as fold
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
+from unittest import mock
 
 import msgpack
 import numpy as np
@@ -19,7 +20,7 @@ from sidestep.proto import Array, RunSpec, Scalars, Value
 from sidestep.proto.records import encode_scalars, encode_value
 from sidestep.proto.tag_sets import RANK_PART, ReducedTags
 from sidestep.sidecar.alarms import Rules
-from sidestep.sidecar.derive import reducer as reducer_module
+from sidestep.sidecar.derive import reducer as reducer_module, worker as worker_module
 from sidestep.sidecar.derive.additive import merge
 from sidestep.sidecar.derive.decode import decode
 from sidestep.sidecar.derive.figures import figures
@@ -251,7 +252,11 @@ def test_each_step_is_shown_once_and_exact_whatever_dies(data: st.DataObject) ->
         for step in range(steps)
     }
     actions = ["emit", "derive", "hand_over", "commit", "crash", "look"]
-    with TemporaryDirectory() as folder:
+    at_once = data.draw(st.sampled_from([1, 16 << 20]))  # rows, by their bytes
+    with (
+        TemporaryDirectory() as folder,
+        mock.patch.object(worker_module, "_MAX_BYTES", at_once),
+    ):
         node = Node(folder, ranks)
         at = dict.fromkeys(range(ranks), 0)
         for action in data.draw(st.lists(st.sampled_from(actions), max_size=40)):
@@ -280,6 +285,7 @@ def test_each_step_is_shown_once_and_exact_whatever_dies(data: st.DataObject) ->
                 node.row(node.clients[rank], *rest)
         for _ in range(4):
             node.work(seconds=0.5)
+        node.work(TIMEOUT_S)  # what had been taken twice would be shown now
         for column, tag in enumerate(TAGS):
             expected = {
                 s: math.fsum(values[r, s][column] for r in range(ranks)) / ranks
@@ -305,6 +311,41 @@ def test_a_process_that_read_too_early_says_nothing_twice(node: Callable[..., No
         n.work()
     assert n.refused > 0
     assert n.curve("loss") == {0: 2.0}
+
+
+def test_of_a_row_that_is_read_again_only_what_is_awaited_counts(
+    node: Callable[..., Node],
+) -> None:
+    n = node(2)
+    n.row(n.clients[0], *(scalars(s, 1.0, 2.0) for s in range(4)))
+    n.row(n.clients[1], scalars(0, 3.0, 2.0), scalars(2, 3.0, 2.0))
+    n.work(0.5)
+    assert n.curve("loss") == {0: 2.0, 2: 2.0}
+    n.begin()
+    n.row(n.clients[1], scalars(1, 5.0, 2.0), scalars(3, 5.0, 2.0))
+    n.work(0.5)
+    n.work(TIMEOUT_S)
+    assert n.curve("loss") == {0: 2.0, 1: 3.0, 2: 2.0, 3: 3.0}
+    assert n.curve("loss_ranks") == {}
+
+
+def test_a_death_while_rows_are_read_again_loses_none(
+    node: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "_MAX_BYTES", 1)  # a row at a time
+    n = node(2)
+    for step in range(3):
+        n.row(n.clients[0], scalars(step, 1.0, 2.0))
+    n.work(0.5)
+    for _ in range(2):
+        n.begin()
+        n.worker.derive(n.run.id, 0)
+        n.hand_over(9)
+        n.commit(9)
+    n.begin()
+    n.row(n.clients[1], *(scalars(step, 3.0, 2.0) for step in range(3)))
+    n.work(0.5)
+    assert n.curve("loss") == dict.fromkeys(range(3), 2.0)
 
 
 def test_ranks_that_emit_other_tags_beside_the_common_ones(node: Callable[..., Node]) -> None:
