@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from sidestep.proto import Array, RunSpec, Value
-from sidestep.sidecar.points import Points
+from sidestep.sidecar.points import MixedBlock, Points
 from sidestep.sidecar.sinks import tensorboard
 from sidestep.sidecar.sinks.base import Sink, SinkContext, SinkState
 from sidestep.sidecar.sinks.tensorboard import TensorBoardSink
@@ -299,6 +300,13 @@ POINTS: list[Points] = [
     text("notes", 3, "some words"),
     block(["a"], [5, -5, 1 << 40], [[1], [float("nan")], [1e300]]),
     *[one(step) for step in range(6)],
+    MixedBlock(
+        (("a",), ("m", "n"), ("o",)),
+        np.arange(30) % 3,
+        np.arange(110, 140),
+        np.arange(1, 31) * 10**9,
+        np.arange(40) / 3,
+    ),
     Value("histogram", "h", 4, NOW * 10**9, {"bins": None}, [Array("uint8", (9,), b"123456789")]),
     Value("hologram", "unknown", 5, NOW * 10**9),
     one(7),
@@ -399,6 +407,7 @@ def test_however_often_it_is_killed_the_files_are_the_same(
     home = MortalHome(tmp_path_factory.mktemp("logs"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tensorboard, "_FLUSH_BYTES", flush_bytes)
+        patch.setattr(tensorboard, "_GATHERED_NUMBERS", flush_bytes)
         patch.setattr(tensorboard, "_MAX_OPEN", max_open)
         patch.setattr(os, "pwrite", home.pwrite)
         patch.setattr(os, "ftruncate", home.ftruncate)
