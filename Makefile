@@ -20,7 +20,7 @@ SHELL_FILES := launch_tensorboard.sh .ci/run deploy/slurm/training.sbatch
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-lowest chaos chaos-long check fuzz bench bench-gpu generated venv clean
+.PHONY: help demo test test-lowest chaos chaos-long check fuzz bench bench-gpu pictures generated venv clean
 .PHONY: check-lint check-format check-mypy check-pyright check-imports check-shell
 
 help: ## list these targets
@@ -67,6 +67,9 @@ bench: $(STAMP) ## measure the figures of the README (ARGS go to the benchmark)
 bench-gpu: $(STAMP) ## measure on a GPU: a ViT-B/16's step (with ARGS), gradients of 302 M parameters
 	$(BIN)/python -m tests.gpu.bench_step $(ARGS)
 	$(BIN)/python -m tests.gpu.bench_parameters
+
+pictures: $(STAMP) ## take the README's pictures of the demo: tail in tmux, TensorBoard in Chromium
+	$(BIN)/python -m tests.browser.pictures $(ARGS)
 
 generated: $(STAMP) ## renew what is generated: the settings' table, the wire's test vectors
 	$(BIN)/python -m tests.support.generated
