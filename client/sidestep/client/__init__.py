@@ -102,10 +102,10 @@ def connect(
             ``mode``, ``id``, ...).
         endpoint: the daemon's ZeroMQ address; `$SIDESTEP_ENDPOINT`, else the node's own.
         autostart: start a daemon, once per node and user, when there is none.
-        rank: this process's rank; `$RANK`, else 0.
-        world_size: how many processes train together; `$WORLD_SIZE`, else 1.
-        ranks: ``"zero"``: only rank 0's values are written; ``"all"``: everybody's, under
-            ``rank_<k>/``.
+        rank: this process's rank; `$RANK`, else torch.distributed's, else 0.
+        world_size: how many processes train together; `$WORLD_SIZE`, else likewise, else 1.
+        ranks: ``"zero"``: of other ranks than 0 only what is reduced, and representations;
+            ``"all"``: everybody's values, under ``rank_<k>/``.
         on_full: what `emit` does when the outbox is full: ``"drop"`` the oldest and count, or
             ``"block"`` for at most 60 s.
         outbox_bytes: memory for what is not durable yet, at least 256 KiB.
