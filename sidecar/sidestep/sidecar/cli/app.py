@@ -99,7 +99,6 @@ def _options(
 def _build() -> typer.Typer:
     built = typer.Typer(
         cls=LazyGroup,
-        add_completion=False,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode="markdown",

@@ -10,6 +10,7 @@ import typer
 
 from . import wording
 from .common import console
+from .completion import complete_run
 from .diagnosis import COMPLAINTS, Finding, Level, Report, examine
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def doctor(
             "--run",
             metavar="RUN",
             show_default=False,
+            autocompletion=complete_run,
             help="Look at this run alone. Default: those that live, and the newest of the others.",
         ),
     ] = None,

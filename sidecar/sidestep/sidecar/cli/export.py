@@ -16,6 +16,7 @@ import typer
 from ..reader import Run
 from . import wording
 from .common import CommandError, environment_paths
+from .completion import complete_run
 from .control_client import Control
 from .export_formats import WRITERS
 from .export_source import open_source
@@ -33,7 +34,10 @@ class Format(StrEnum):
 
 
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")],
+    run: Annotated[
+        str,
+        typer.Argument(metavar="RUN", help="The run's name.", autocompletion=complete_run),
+    ],
     format: Annotated[  # noqa: A002 - it is the option's name
         Format,
         typer.Option(

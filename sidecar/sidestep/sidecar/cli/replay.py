@@ -16,6 +16,7 @@ from ..alarms import Alarm, Rules, RunAlarms, TracePoint
 from ..config import load
 from . import wording
 from .common import CommandError, environment_paths
+from .completion import complete_run
 from .control_client import Control
 from .export_source import open_source
 from .trace_files import read_points
@@ -27,6 +28,7 @@ def replay(
         typer.Argument(
             metavar="FILE|RUN",
             show_default=False,
+            autocompletion=complete_run,
             help="What `sidestep export` has written (csv or jsonl; - for stdin), or a run's name.",
         ),
     ],

@@ -17,6 +17,7 @@ import typer
 import zmq
 
 from .common import CommandError, environment_paths
+from .completion import complete_run
 from .control_client import Control, Request
 from .follow import STATUS_TOPIC, Block, Follower
 from .options import TagsOption
@@ -225,6 +226,7 @@ def tail(
         typer.Argument(
             metavar="RUN",
             show_default=False,
+            autocompletion=complete_run,
             help="The run to watch; it need not exist yet. Without a name: the most recently "
             "active one, and when that is over, the next one that logs something.",
         ),
