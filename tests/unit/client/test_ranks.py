@@ -20,6 +20,7 @@ from sidestep.proto import Tags, Value
 from sidestep.proto.tag_sets import RANK_PART, ReducedTags, definitions, reduction_of
 from tests.unit.client.conftest import MakeClient
 from tests.unit.client.emitted import numbers, rows, values
+from tests.unit.client.fake_device import FakeDevice, FakeTensor
 
 REDUCTIONS = ("mean", "sum", "min", "max", "spread")
 
@@ -268,3 +269,31 @@ def test_books_tell_step_and_step_time(connect: MakeClient) -> None:
     client.emit({"a": 1.0}, step=7)
     client._steps.mean_ns = 12
     assert (client._books().step, client._books().step_ns) == (7, 12)
+
+
+# --- on a device ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_is_reduced_may_lie_on_a_device(connect: MakeClient, rank: int) -> None:
+    device = FakeDevice()
+    client = connect(rank=rank, world_size=2, outbox_bytes=1 << 20)
+    client._stages._make_device = lambda _: device
+    reduced = {"a": FakeTensor(0.5), "h": sidestep.Histogram(FakeTensor([1.0, 2.0]))}
+    client.emit(reduced, step=1, reduce="sum")
+    client.emit({"b": FakeTensor(2.0)}, step=2)
+    device.finish()
+    client.flush(0)
+    plain = [("", ("b",))] if rank == 0 else []
+    assert sorted(tag_sets(client)) == [*plain, ("sum", ("a",))]
+    assert described(values(client)) == [(RANK_PART, "h", "histogram")]
+
+
+def test_a_spread_of_one_rank_may_lie_on_a_device(connect: MakeClient) -> None:
+    device = FakeDevice()
+    client = connect(outbox_bytes=1 << 20)
+    client._stages._make_device = lambda _: device
+    client.emit({"a": FakeTensor(0.5)}, step=1, reduce="spread")
+    device.finish()
+    client.flush(0)
+    assert numbers(client) == [{"a": 0.5, "a_std": 0.0, "a_min": 0.5, "a_max": 0.5}]
