@@ -18,6 +18,7 @@ from sidestep.proto.paths import state_dir as default_state_dir
 
 from .alarms import Rules
 from .exposition import address as exposition
+from .wanted import Wanted
 
 _SECRETS: Final = frozenset({"webhook_url"})
 """What no message shows."""
@@ -287,3 +288,19 @@ def _otlp_url(endpoint: str) -> str:
             "http://127.0.0.1:4318 (gRPC's port, 4317, is another protocol)"
         )
     return endpoint if url.path.strip("/") else urlunsplit(url._replace(path="/v1/metrics"))
+
+
+def wanted_by(settings: SidecarSettings) -> Wanted:
+    """What the daemon's settings say."""
+    keys = settings.forward_keys or settings.keys
+    return Wanted(
+        settings.archive,
+        settings.mirror,
+        settings.mirror_interval_s,
+        settings.webhook_url.get_secret_value() if settings.webhook_url else "",
+        settings.webhook_min_state,
+        settings.forward_to,
+        str(keys) if keys else None,
+        settings.otlp_endpoint,
+        settings.otlp_interval_s,
+    )

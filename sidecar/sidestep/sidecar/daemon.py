@@ -18,7 +18,7 @@ from sidestep.proto.paths import RuntimePaths, outbox_dirs
 from . import descriptors, listening
 from .backlog_cap import BacklogCap
 from .book_metrics import BookMetrics
-from .config import SidecarSettings
+from .config import SidecarSettings, wanted_by
 from .control import Control
 from .deriving import Deriving, underived
 from .drain import Drain
@@ -38,7 +38,6 @@ from .sampling import Sampling
 from .service_manager import ServiceManager
 from .supervisor import SinkHandle, Supervisor
 from .trimming import Trimming
-from .wanted import wanted_by
 
 _TICK_MS: Final = 100
 _READY_S: Final = 30.0

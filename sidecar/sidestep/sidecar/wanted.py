@@ -1,4 +1,7 @@
-"""Which sinks a run is to have, by its spec and the daemon's settings, and what each is told."""
+"""Which sinks a run is to have, by its spec and the daemon's settings, and what each is told.
+
+Workers import this, so it must stay small: `config`, with pydantic, takes 17 MB of each process.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sidestep.proto import RunSpec
-
-from .config import SidecarSettings
 
 FILE_SINKS: Final = ("tensorboard", "archive")
 """Sinks whose files are in the log directory, under the run's name."""
@@ -98,19 +99,3 @@ class Wanted:
     def _file_sinks(self, run: RunSpec) -> list[str]:
         has = {"tensorboard": bool(run.tensorboard), "archive": self.archive}
         return [name for name in FILE_SINKS if has[name]]
-
-
-def wanted_by(settings: SidecarSettings) -> Wanted:
-    """What the daemon's settings say."""
-    keys = settings.forward_keys or settings.keys
-    return Wanted(
-        settings.archive,
-        settings.mirror,
-        settings.mirror_interval_s,
-        settings.webhook_url.get_secret_value() if settings.webhook_url else "",
-        settings.webhook_min_state,
-        settings.forward_to,
-        str(keys) if keys else None,
-        settings.otlp_endpoint,
-        settings.otlp_interval_s,
-    )

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sidestep.sidecar.config import ConfigurationError, load
-from sidestep.sidecar.wanted import wanted_by
+from sidestep.sidecar.config import ConfigurationError, load, wanted_by
 
 
 @pytest.fixture(autouse=True)
