@@ -141,7 +141,7 @@ def test_it_loads_little(tmp_path: Path) -> None:
         import sys
         import sidestep.sidecar.worker as worker
         worker.open_sink("archive")
-        heavy = {"torch", "tensorboard", "google.protobuf", "PIL", "zmq", "typer"}
+        heavy = {"torch", "tensorboard", "google.protobuf", "PIL", "zmq", "typer", "pydantic"}
         print(*heavy & set(sys.modules))
     """
     command = [sys.executable, "-c", program]
