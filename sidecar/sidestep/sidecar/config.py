@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, cast
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from sidestep.proto import SidestepError
@@ -31,7 +31,9 @@ class ConfigurationError(SidestepError, ValueError):
 class SidecarSettings(BaseSettings):
     """What can be set, under `sidecar:` in the file or as `SIDESTEP_<NAME>` in the environment."""
 
-    model_config = SettingsConfigDict(env_prefix="SIDESTEP_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="SIDESTEP_", extra="forbid", frozen=True, allow_inf_nan=False
+    )
 
     endpoint: str | None = Field(
         None,
@@ -134,6 +136,14 @@ class SidecarSettings(BaseSettings):
         ge=0,
         description="Seconds after its last client that a daemon leaves which a client started.",
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _nothing_is_none(cls, value: Any, info: ValidationInfo) -> Any:
+        """An empty text, as of a variable set to nothing, is the default: no address, no path."""
+        if value == "" and info.field_name is not None:
+            return cls.model_fields[info.field_name].get_default(call_default_factory=True)
+        return value
 
     @classmethod
     def settings_customise_sources(
@@ -281,8 +291,12 @@ def _check_prometheus(address: str, settings: SidecarSettings) -> None:
 
 def _otlp_url(endpoint: str) -> str:
     """The URL of the receiver for metrics: OTLP's own path, when none is given."""
-    url = urlsplit(endpoint)
-    if url.scheme not in ("http", "https") or not url.hostname:
+    try:
+        url = urlsplit(endpoint)
+        well = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        well = False
+    if not well:
         raise ConfigurationError(
             f"sidecar.otlp_endpoint: {endpoint!r} is no URL of an OTLP/HTTP receiver, such as "
             "http://127.0.0.1:4318 (gRPC's port, 4317, is another protocol)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -48,12 +49,27 @@ def test_argument_before_environment_before_file_before_default(
         ("sidecar: {forward_to: 'tcp://*:*'}", "must be the address of a daemon"),
         ("sidecar: {forward_to: 'tcp://10.0.0.1:5790'}", "forward_keys"),
         ("sidecar: {endpoint: 'ipc:///a', forward_to: 'ipc:///a'}", "its|this daemon's own"),
+        ("sidecar: {otlp_endpoint: 'http://[::1'}", "no URL of an OTLP/HTTP receiver"),
+        ("sidecar: {otlp_endpoint: 'http://h:99999'}", "no URL of an OTLP/HTTP receiver"),
+        ("sidecar: {otlp_interval_s: .inf}", "sidecar.otlp_interval_s"),
         ("a: [", "cannot read"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(ConfigurationError, match=says.replace("[", r"\[")):
         load(_file(tmp_path, text), {})
+
+
+@pytest.mark.parametrize(
+    "name", ["forward_to", "mirror", "otlp_endpoint", "prometheus", "webhook_url", "keys", "idle_s"]
+)
+def test_what_is_set_to_nothing_is_not_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    default = load(None, {})
+    assert load(_file(tmp_path, f"sidecar: {{{name}: ''}}"), {}) == default
+    monkeypatch.setenv(f"SIDESTEP_{name.upper()}", "")
+    assert load(None, os.environ) == default
 
 
 def test_a_missing_file_is_named() -> None:

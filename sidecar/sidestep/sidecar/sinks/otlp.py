@@ -19,6 +19,7 @@ import socket
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -152,7 +153,9 @@ class OtlpSink:
         elif answer is not None and answer.status_code in _REFUSED:
             self._skip(len(points), f"HTTP {answer.status_code}: {answer.text!r:.200}")
         else:
-            raise SinkUnusableError(f"the Collector at {self._url} takes nothing: {_why(answer)}")
+            raise SinkUnusableError(
+                f"the Collector at {_shown(self._url)} takes nothing: {_why(answer)}"
+            )
 
     def _request(self, metric: str, points: Sequence[_Point]) -> MetricsData:
         from opentelemetry.sdk.metrics import export as sdk
@@ -195,6 +198,12 @@ class OtlpSink:
         if not self._skipped:
             self._context.log(f"the Collector refuses {count} points, and they are skipped: {why}")
         self._skipped += count
+
+
+def _shown(url: str) -> str:
+    """The address without what may be a secret in it."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _why(answer: Response | None) -> str:
