@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from sidestep.proto import Array, RunSpec, Value
 from sidestep.sidecar.points import MixedBlock, Points
-from sidestep.sidecar.sinks import tensorboard
+from sidestep.sidecar.sinks import folder_log, tensorboard
 from sidestep.sidecar.sinks.base import Sink, SinkContext, SinkState
 from sidestep.sidecar.sinks.tensorboard import TensorBoardSink
 from tests.support.event_reader import block, events, scalars, scalars_of, text
@@ -694,8 +695,9 @@ LOSSES = [_delete_file, _delete_run, _delete_all, _move_run, _replace_file, _cut
 @pytest.mark.parametrize("lose", LOSSES)
 @pytest.mark.parametrize("reopened", [False, True])
 def test_what_comes_after_a_loss_goes_into_a_new_file(
-    home: Home, lose: Callable[[Home], None], reopened: bool
+    home: Home, lose: Callable[[Home], None], reopened: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(folder_log, "_FILE_NUMBERS", itertools.count(99))  # "100" is less
     sink = home.open()
     sink.write([one(1)])
     home.commit(sink)
