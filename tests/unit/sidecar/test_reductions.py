@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from sidestep.proto import Array, RunSpec, Scalars, Value
+from sidestep.proto.limits import MAX_TAGS_PER_RECORD
 from sidestep.proto.records import encode_scalars, encode_value
 from sidestep.proto.tag_sets import RANK_PART, ReducedTags
 from sidestep.sidecar.alarms import Rules
@@ -246,6 +247,8 @@ def test_what_is_not_finite_is_not_hidden() -> None:
 @given(data=st.data())
 def test_each_step_is_shown_once_and_exact_whatever_dies(data: st.DataObject) -> None:
     ranks, steps = data.draw(st.integers(2, 4)), data.draw(st.integers(1, 6))
+    orders = st.sampled_from([0] if data.draw(st.booleans()) else [0, 1])  # of the tags
+    tags = {0: ReducedTags(TAGS, "mean"), 1: ReducedTags(TAGS[::-1], "mean")}
     values = {
         (rank, step): [rank * 0.1 + step, (rank + 1) ** 0.5 / (step + 1)]
         for rank in range(ranks)
@@ -264,9 +267,13 @@ def test_each_step_is_shown_once_and_exact_whatever_dies(data: st.DataObject) ->
                 case "emit":
                     rank = data.draw(st.sampled_from(range(ranks)))
                     many = min(data.draw(st.integers(1, 3)), steps - at[rank])
-                    found = [scalars(s, *values[rank, s]) for s in range(at[rank], at[rank] + many)]
+                    order = data.draw(orders)
+                    found = [
+                        scalars(s, *values[rank, s][:: -1 if order else 1], tag_set=order)
+                        for s in range(at[rank], at[rank] + many)
+                    ]
                     if found:
-                        node.row(node.clients[rank], *found)
+                        node.row(node.clients[rank], *found, tags=tags)
                     at[rank] += many
                 case "derive":
                     node.worker.derive(node.run.id, 0)
@@ -295,6 +302,47 @@ def test_each_step_is_shown_once_and_exact_whatever_dies(data: st.DataObject) ->
         assert {tag for tag, _, _ in node.numbers()} == set(TAGS)
         assert not underived(node.run), "nothing is awaited, and no row is held"
         node.journal.close()
+
+
+def test_tags_that_part_while_they_are_awaited(node: Callable[..., Node]) -> None:
+    n = node(3)
+    n.row(n.clients[0], scalars(0, 1.0, 10.0), scalars(1, 2.0, 20.0))
+    n.row(n.clients[1], scalars(0, 3.0, 30.0))
+    n.work(0.5)
+    other = {1: ReducedTags(("acc", "other"), "mean"), 2: ReducedTags(("loss",), "mean")}
+    n.row(n.clients[2], scalars(0, 50.0, 0.0, tag_set=1), tags=other)
+    n.row(n.clients[2], scalars(0, 5.0, tag_set=2), scalars(1, 8.0, tag_set=2), tags=other)
+    n.begin()
+    n.row(n.clients[1], scalars(1, 5.0, 60.0))
+    n.work(0.5)
+    assert (n.curve("loss"), n.curve("acc")) == ({0: 3.0, 1: 5.0}, {0: 30.0})
+    n.work(TIMEOUT_S)
+    assert n.curve("acc") == {0: 30.0, 1: 40.0}
+    assert (n.curve("acc_ranks"), n.curve("other_ranks")) == ({1: 2.0}, {0: 1.0})
+    assert not underived(n.run)
+
+
+def test_late_words_of_some_of_the_tags(node: Callable[..., Node]) -> None:
+    n = node(2)
+    alone = {1: ReducedTags(("acc",), "mean")}
+    n.row(n.clients[1], scalars(0, 4.0, tag_set=1), tags=alone)
+    n.row(n.clients[0], scalars(0, 1.0, 2.0))
+    n.work(TIMEOUT_S)
+    assert (n.curve("loss_ranks"), n.curve("acc")) == ({0: 1.0}, {0: 3.0})
+    n.row(n.clients[1], scalars(0, 9.0, 9.0), scalars(1, 9.0, 9.0))
+    n.row(n.clients[0], scalars(1, 1.0, 2.0))
+    n.work(0.5)
+    assert (n.curve("loss"), n.run.reductions["late"]) == ({0: 1.0, 1: 5.0}, 1)
+
+
+def test_a_spread_of_as_many_tags_as_there_may_be(node: Callable[..., Node]) -> None:
+    n = node(2)
+    names = tuple(f"t{k}" for k in range(MAX_TAGS_PER_RECORD))
+    for client in n.clients:
+        n.row(client, scalars(0, *range(len(names))), tags={0: ReducedTags(names, "spread")})
+    n.work()
+    assert len(n.numbers()) == 4 * len(names)
+    assert n.deriving.refused == 0
 
 
 def test_a_process_that_read_too_early_says_nothing_twice(node: Callable[..., Node]) -> None:

@@ -8,6 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 _SCALE = 2.0**-64
 """As many summands as there can be ranks stay within float64's range when they are scaled by it."""
@@ -26,6 +31,20 @@ def reduced(reduce: str, numbers: Sequence[float]) -> Mapping[str, float]:
         std = _std(numbers, mean)
         return {"": mean, "_std": std, "_min": _least(numbers), "_max": _greatest(numbers)}
     return {"": _ONE[reduce](numbers)}
+
+
+def reduced_columns(reduce: str, table: npt.NDArray[np.float64]) -> Mapping[str, list[float]]:
+    """`reduced` of each column.
+
+    Args:
+        reduce: one of `REDUCTIONS`.
+        table: shape (ranks, tags), at least one rank.
+
+    Returns:
+        By suffix, a number of each column.
+    """
+    columns = [reduced(reduce, column) for column in table.T.tolist()]
+    return {suffix: [found[suffix] for found in columns] for suffix in columns[0]}
 
 
 def _mean(numbers: Sequence[float]) -> float:

@@ -9,17 +9,20 @@ from the journal: the state that is stored says of which rows which parts are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgpack
 
 from sidestep.proto import RemoteProtocolError, Value
+from sidestep.proto.limits import MAX_TAGS_PER_RECORD
 
 from ..worlds import Member
 from .deriver import Derived
+from .records import Group, Record, Records
 from .reduced_numbers import reduced
-from .rounds import Channel, Round, Rounds, RowParts, Spans
+from .rounds import Channel, Counts, Round, Rounds, Spans
+from .row_parts import RowParts, RowReading, places_in
+from .world import World
 
 if TYPE_CHECKING:
     from ..points import Points
@@ -32,62 +35,6 @@ _MAX_BYTES: Final = 256 << 20
 """More is not held: the oldest rounds are shown with what they have."""
 
 _UNKNOWN: Final = Member(0, 0, 1, 0, gone=False)
-
-
-@dataclass(slots=True)
-class Counts:
-    """What became of reductions so far.
-
-    Attributes:
-        partial: values that were shown without all ranks.
-        late: parts that came after their value had been shown, and are not.
-        pushed_out: values that were shown early, since too much was awaited.
-    """
-
-    partial: int = 0
-    late: int = 0
-    pushed_out: int = 0
-
-
-class World:
-    """The ranks of one attempt at a run, and who of them can still speak."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.absent: set[int] = set()  # never came, and are not waited for any more
-        self.here: frozenset[int] = frozenset()
-        self.gone: frozenset[int] = frozenset()
-        self.ended_s: float | None = None  # when the last one had left
-
-    def see(self, members: Sequence[Member], now_s: float) -> None:
-        """How its members are now."""
-        known = {m.rank for m in members}
-        self.here = frozenset(m.rank for m in members if not m.gone)
-        self.gone = frozenset(known) - self.here
-        self.absent -= known
-        if self.here:
-            self.ended_s = None
-        elif self.ended_s is None:
-            self.ended_s = now_s
-
-    def excuses(self, spoken: Mapping[int, object]) -> bool:
-        """Whether all ranks that have not spoken have gone, or are not waited for."""
-        if len(spoken) + len(self.gone) + len(self.absent) < self.size:
-            return False
-        rest = (rank for rank in range(self.size) if rank not in spoken)
-        return all(rank in self.gone or rank in self.absent for rank in rest)
-
-    def give_up(self, spoken: Mapping[int, object]) -> None:
-        """Wait no more for ranks that were never there."""
-        known = (*spoken, *self.here, *self.gone)
-        self.absent |= set(range(self.size)).difference(known)
-
-    def is_over(self, grace_s: float, now_s: float) -> bool:
-        """Whether nobody can come any more."""
-        if self.ended_s is None:
-            return False
-        whole = len(self.gone) + len(self.absent) >= self.size
-        return whole or now_s - self.ended_s >= grace_s
 
 
 class Reducer:
@@ -119,6 +66,7 @@ class Reducer:
         self._refuse = refuse
         self._say = say
         self._rounds = Rounds()
+        self._records = Records(self._rounds)
         self._rows: dict[int, RowParts] = {}
         self._worlds: dict[int, World] = {}
         self._members: dict[int, Member] = {}
@@ -202,7 +150,7 @@ class Reducer:
         world = self._worlds.setdefault(member.world, World(member.size))
         parts = RowParts(row)
         self._rows[row] = parts
-        reader = _Row(parts, _flags(wanted), member, world, now_s)
+        reader = RowReading(parts, places_in(wanted), member, world, now_s)
         for point in points:
             if isinstance(point, Value):
                 yield from self._value(reader, point)
@@ -212,19 +160,79 @@ class Reducer:
             self._rows.pop(row, None)
         yield from self._push_out()
 
-    def _numbers(self, row: _Row, block: Any) -> Iterator[Derived]:
+    def _numbers(self, row: RowReading, block: Any) -> Iterator[Derived]:
+        first = len(row.parts.flags)
+        flags = row.parts.extend(block.values.size, row.wanted)
+        group = self._records.group(row.member.world, block.tags.reduce, block.tags)
+        if group is not None:
+            open_ = self._open_numbers(row, group, block, flags)
+            if open_ is None or all(many in (0, len(group.tags)) for many in open_):
+                yield from self._together(row, group, block, first, open_)
+                return
+            self._records.part(group)
+        yield from self._alone(row, block, first, flags)
+
+    def _open_numbers(
+        self, row: RowReading, group: Group, block: Any, flags: bytes
+    ) -> Sequence[int] | None:
+        """How many numbers of each record are awaited and not late; None for all of all."""
+        rank, width = row.member.rank, len(group.tags)
+        may_be_late = self._spans.may_miss(group.world, rank)
+        if not may_be_late and 0 not in flags:
+            return None
+        found: list[int] = []
+        for number, step in enumerate(block.steps.tolist()):
+            wanted = flags[number * width : (number + 1) * width]
+            found.append(
+                sum(
+                    is_wanted and not self._spans.is_late(channel, step, rank)
+                    for is_wanted, channel in zip(wanted, group.channels, strict=True)
+                )
+                if may_be_late
+                else wanted.count(1)
+            )
+        return found
+
+    def _together(
+        self, row: RowReading, group: Group, block: Any, first: int, open_: Sequence[int] | None
+    ) -> Iterator[Derived]:
+        """Records of tags that are met together alone: of each all numbers, or none."""
+        rank, size, width = row.member.rank, row.world.size, len(group.tags)
+        data, times = block.values.tobytes(), block.times_ns.tolist()
+        for number, step in enumerate(block.steps.tolist()):
+            at = first + number * width
+            if open_ is not None and not open_[number]:
+                for place, channel in enumerate(group.channels, at):
+                    if row.parts.flags[place]:
+                        self._is_late(channel, step, rank, row, place)
+                continue
+            one = group.join(step, rank, row.now_s)
+            one.parts[rank] = data[8 * width * number : 8 * width * (number + 1)]
+            one.places.append((row.parts, at))
+            one.time_ns = max(one.time_ns, times[number])
+            self._rounds.many += width
+            if len(one.parts) >= size:
+                self._records.close(group, step, one)
+                if self._spans:
+                    for channel in group.channels:
+                        self._spans.whole(channel, step)
+                yield from _records(step, one.time_ns, group.shown(one))
+
+    def _alone(self, row: RowReading, block: Any, first: int, flags: bytes) -> Iterator[Derived]:
+        """Records of tags each of which goes its own way."""
         reduce, rank, size = block.tags.reduce, row.member.rank, row.world.size
         channels = [Channel(row.member.world, reduce, tag) for tag in block.tags]
         steps_of = [self._rounds.of(channel) for channel in channels]
-        times = block.times_ns.tolist()
+        times, place = block.times_ns.tolist(), -1
         for number, step in enumerate(block.steps.tolist()):
             found: dict[str, float] = {}
             time_ns = times[number]
             for channel, steps, value in zip(
                 channels, steps_of, block.values[number].tolist(), strict=True
             ):
-                at = row.next()
-                if at < 0 or self._is_late(channel, step, rank, row, at):
+                place += 1
+                at = first + place
+                if not flags[place] or self._is_late(channel, step, rank, row, at):
                     continue
                 one = self._rounds.join(steps, step, rank, row.now_s)
                 one.parts[rank] = value
@@ -238,11 +246,11 @@ class Reducer:
                     found |= _shown(channel, one)
                     time_ns = max(time_ns, one.time_ns)
             if found:
-                yield Derived(step, time_ns, found)
+                yield from _records(step, time_ns, found)
 
-    def _value(self, row: _Row, part: Value) -> Iterator[Derived]:
-        at = row.next()
-        if at < 0:
+    def _value(self, row: RowReading, part: Value) -> Iterator[Derived]:
+        at = len(row.parts.flags)
+        if not row.parts.extend(1, row.wanted)[0]:
             return
         kind, info = part.info.get("kind"), part.info.get("info")
         if not isinstance(kind, str) or not isinstance(info, dict):
@@ -282,8 +290,8 @@ class Reducer:
         self._spans.whole(channel, part.step)
         yield from self._finished(channel, part.step, one)
 
-    def _is_late(self, channel: Channel, step: int, rank: int, row: _Row, at: int) -> bool:
-        if channel not in self._spans or not self._spans.is_late(channel, step, rank):
+    def _is_late(self, channel: Channel, step: int, rank: int, row: RowReading, at: int) -> bool:
+        if not self._spans or not self._spans.is_late(channel, step, rank):
             return False
         row.parts.drop(at)
         self.counts.late += 1
@@ -306,42 +314,58 @@ class Reducer:
         self._awaited.clear()  # a row that is damaged, or has gone
         grace_s = min(self._timeout_s, _GRACE_S)
         over = {n for n, world in self._worlds.items() if world.is_over(grace_s, now_s)}
-        for channel, step, one in self._rounds.all():
-            world = self._worlds[channel.world]
+        for of, step, one in self._all():
+            world = self._worlds[of.world]
             if now_s - one.began_s >= self._timeout_s:
                 world.give_up(one.parts)
-            elif channel.world not in over and not world.excuses(one.parts):
+            elif of.world not in over and not world.excuses(one.parts):
                 continue
-            yield from self._without_some(channel, step, one)
+            yield from self._without_some(of, step, one)
         # Of the newest one somebody may come back who was only thought to be lost.
         ended = frozenset(over - {max(over, default=0)})
         if ended:
             self._rounds.forget(ended)
+            self._records.forget(ended)
             self._spans.forget(ended)
 
     def _push_out(self) -> Iterator[Derived]:
         """Show the oldest rounds when more is awaited than memory is to hold."""
         if self._rounds.many <= _MAX_PARTS and self._rounds.nbytes <= _MAX_BYTES:
             return
-        by_age = sorted(self._rounds.all(), key=lambda found: (found[2].began_s, found[1]))
-        for channel, step, one in by_age:
+        by_age = sorted(self._all(), key=lambda found: (found[2].began_s, found[1]))
+        for of, step, one in by_age:
             if self._rounds.many <= 0.9 * _MAX_PARTS and self._rounds.nbytes <= 0.9 * _MAX_BYTES:
                 return
-            self.counts.pushed_out += 1
-            yield from self._without_some(channel, step, one)
+            self.counts.pushed_out += len(of.tags) if isinstance(of, Group) else 1
+            yield from self._without_some(of, step, one)
 
-    def _without_some(self, channel: Channel, step: int, one: Round) -> Iterator[Derived]:
-        size = self._worlds[channel.world].size
+    def _all(self) -> Iterator[tuple[Group | Channel, int, Record | Round]]:
+        yield from self._records.all()
+        yield from self._rounds.all()
+
+    def _without_some(
+        self, of: Group | Channel, step: int, one: Record | Round
+    ) -> Iterator[Derived]:
+        size = self._worlds[of.world].size
         missing = frozenset(rank for rank in range(size) if rank not in one.parts)
-        self._rounds.close(self._rounds.of(channel), step, one)
-        self._spans.partial(channel, step, missing)
-        self.counts.partial += 1
-        ranks = {f"{channel.tag}_ranks": float(one.good)}
-        if channel.what.startswith("="):
-            yield from self._finished(channel, step, one)
+        channels = of.channels if isinstance(of, Group) else (of,)
+        for channel in channels:
+            self._spans.partial(channel, step, missing)
+        self.counts.partial += len(channels)
+        if isinstance(of, Group):
+            assert isinstance(one, Record)
+            self._records.close(of, step, one)
+            shown = {**of.shown(one), **{f"{tag}_ranks": float(len(one.parts)) for tag in of.tags}}
+            yield from _records(step, one.time_ns, shown)
+            return
+        assert isinstance(one, Round)
+        self._rounds.close(self._rounds.of(of), step, one)
+        ranks = {f"{of.tag}_ranks": float(one.good)}
+        if of.what.startswith("="):
+            yield from self._finished(of, step, one)
             yield Derived(step, one.time_ns, ranks)
         else:
-            yield Derived(step, one.time_ns, {**_shown(channel, one), **ranks})
+            yield Derived(step, one.time_ns, {**_shown(of, one), **ranks})
 
     def _finished(self, channel: Channel, step: int, one: Round) -> Iterator[Derived]:
         if one.gathering is None:
@@ -352,43 +376,16 @@ class Reducer:
             self._refuse(f"{channel.what[1:]} {channel.tag!a:.100} at step {step}", error)
 
 
-class _Row:
-    """A journal row while its parts are counted through."""
-
-    __slots__ = ("_at", "_wanted", "member", "now_s", "parts", "world")
-
-    def __init__(
-        self,
-        parts: RowParts,
-        wanted: Callable[[int], bool] | None,
-        member: Member,
-        world: World,
-        now_s: float,
-    ) -> None:
-        self.parts = parts
-        self.member = member
-        self.world = world
-        self.now_s = now_s
-        self._wanted = wanted
-        self._at = -1
-
-    def next(self) -> int:
-        """The place of the next part in the row; -1 when nothing of it is awaited any more."""
-        self._at += 1
-        is_wanted = self._wanted is None or self._wanted(self._at)
-        self.parts.flags.append(is_wanted)
-        self.parts.left += is_wanted
-        return self._at if is_wanted else -1
-
-
-def _flags(spans: list[int] | None) -> Callable[[int], bool] | None:
-    """Whether a place lies in one of the spans; None for everywhere."""
-    if spans is None:
-        return None
-    pairs = list(zip(spans[::2], spans[1::2], strict=True))
-    return lambda at: any(first <= at < end for first, end in pairs)
-
-
 def _shown(channel: Channel, one: Round) -> dict[str, float]:
     numbers = [value for _, value in sorted(one.parts.items()) if value is not None]
     return {channel.tag + suffix: x for suffix, x in reduced(channel.what, numbers).items()}
+
+
+def _records(step: int, time_ns: int, scalars: dict[str, float]) -> Iterator[Derived]:
+    """A spread has more tags than what it is made of: perhaps more than a record can have."""
+    if len(scalars) <= MAX_TAGS_PER_RECORD:
+        yield Derived(step, time_ns, scalars)
+        return
+    items = list(scalars.items())
+    for first in range(0, len(items), MAX_TAGS_PER_RECORD):
+        yield Derived(step, time_ns, dict(items[first : first + MAX_TAGS_PER_RECORD]))

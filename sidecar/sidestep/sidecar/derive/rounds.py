@@ -8,7 +8,10 @@ is known as such and not shown as a round of its own.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, cast
+
+from .row_parts import RowParts
 
 _SPANS: Final = 64
 """Of a tag; the oldest are forgotten."""
@@ -26,43 +29,6 @@ class Channel(NamedTuple):
     world: int
     what: str
     tag: str
-
-
-class RowParts:
-    """Which parts of a journal row are still awaited by something.
-
-    Attributes:
-        row: the journal's row.
-        left: how many.
-    """
-
-    __slots__ = ("_packed", "flags", "left", "row")
-
-    def __init__(self, row: int) -> None:
-        self.row = row
-        self.flags = bytearray()
-        self.left = 0
-        self._packed: tuple[int, object] = (-1, None)
-
-    def drop(self, at: int) -> None:
-        """The part at `at` is done with."""
-        if self.flags[at]:
-            self.flags[at] = 0
-            self.left -= 1
-
-    def packed(self) -> object:
-        """As it is stored: None for all, else spans of them, [first, last + 1, ...]."""
-        if self.left == len(self.flags):
-            return None
-        if self._packed[0] != self.left:  # what is dropped never comes back
-            spans: list[int] = []
-            at = self.flags.find(1)
-            while at >= 0:
-                end = self.flags.find(0, at)
-                spans += [at, end if end >= 0 else len(self.flags)]
-                at = self.flags.find(1, end) if end >= 0 else -1
-            self._packed = self.left, spans
-        return self._packed[1]
 
 
 class Round:
@@ -88,6 +54,21 @@ class Round:
         self.gathering: Any = None
 
 
+@dataclass(slots=True)
+class Counts:
+    """What became of reductions so far.
+
+    Attributes:
+        partial: values that were shown without all ranks.
+        late: parts that came after their value had been shown, and are not.
+        pushed_out: values that were shown early, since too much was awaited.
+    """
+
+    partial: int = 0
+    late: int = 0
+    pushed_out: int = 0
+
+
 class Spans:
     """Steps that were shown without some ranks, by channel."""
 
@@ -99,9 +80,10 @@ class Spans:
                 (first, last, frozenset(missing), is_open)
                 for first, last, missing, is_open in spans
             ]
+        self._missed = self._all_missed()
 
-    def __contains__(self, channel: Channel) -> bool:
-        return channel in self._spans
+    def __bool__(self) -> bool:
+        return bool(self._spans)
 
     def packed(self) -> list[object]:
         """As it is stored."""
@@ -112,6 +94,10 @@ class Spans:
             ]
             for channel, s in self._spans.items()
         ]
+
+    def may_miss(self, world: int, rank: int) -> bool:
+        """Whether anything was shown without this rank; also what is forgotten."""
+        return (world, rank) in self._missed
 
     def is_late(self, channel: Channel, step: int, rank: int) -> bool:
         """Whether the round of a part was shown without it."""
@@ -132,6 +118,7 @@ class Spans:
                 return
         spans.append((step, step, missing, True))
         del spans[:-_SPANS]
+        self._missed.update((channel.world, rank) for rank in missing)
 
     def whole(self, channel: Channel, step: int) -> None:
         """A round was shown with all ranks: steps from here on are of another span."""
@@ -143,6 +130,15 @@ class Spans:
         """Of these worlds nobody is left."""
         for channel in [channel for channel in self._spans if channel.world in worlds]:
             del self._spans[channel]
+        self._missed = self._all_missed()
+
+    def _all_missed(self) -> set[tuple[int, int]]:
+        return {
+            (channel.world, rank)
+            for channel, spans in self._spans.items()
+            for _, _, missing, _ in spans
+            for rank in missing
+        }
 
 
 class Rounds:

@@ -194,11 +194,14 @@ class Worker:
     def _made(self, run: _Run, row: Row) -> Iterable[Derived]:
         """What is made of a row."""
         from ..points import read_points
+        from .known_tags import KnownTags
 
         try:
             if row.damaged:
                 raise RemoteProtocolError("malformed", "its checksum is another")
-            points = list(read_points(row.data, self._tag_sets(row), reduced=True))
+            points = list(
+                read_points(row.data, KnownTags(self._reader, row.client_id), reduced=True)
+            )
         except RemoteProtocolError as error:
             run.part.refuse(f"journal row {row.id}", error)
             return
@@ -265,9 +268,6 @@ class Worker:
         }
         self._channel.send({**run.part.message(), **last})
         run.part = Part(run.id)
-
-    def _tag_sets(self, row: Row) -> Any:
-        return self._reader.tag_sets(row.client_id, refresh=True)
 
 
 class _Run:
