@@ -20,7 +20,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from sidestep.sidecar.reader import Run, find_run
+from sidestep.sidecar.archive.reader import Run, find_run
 
 TAG: Final = "train/target"
 ALARM: Final = f"sidestep/alarm/{TAG}"

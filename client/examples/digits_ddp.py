@@ -31,6 +31,7 @@ def train(args: argparse.Namespace, rank: int, ranks: int) -> float:
     model: nn.Module = DistributedDataParallel(jepa) if ranks > 1 else jepa
     trained = [p for p in jepa.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, weight_decay=WEIGHT_DECAY)
+    loss = torch.zeros(())
     mine = slice(rank * args.batch_size // ranks, (rank + 1) * args.batch_size // ranks)
 
     for step in range(args.steps):
@@ -45,18 +46,19 @@ def train(args: argparse.Namespace, rank: int, ranks: int) -> float:
         optimizer.step()
         jepa.update_target(EMA_MOMENTUM[0])  # the ranks' encoders are equal, and so are the targets
 
-        client.emit({"train/loss": outcome.loss.detach()}, step=step, reduce="mean")
+        loss = outcome.loss.detach()
+        client.emit({"train/loss": loss}, step=step, reduce="mean")
         client.emit({"train/lr": lr}, step=step)  # the same everywhere: rank 0's is written
         if step % args.representation_every == 0:
             context = client.Representation(
                 outcome.context,
                 paired=pick(outcome.target, masks.visible),
-                loss=outcome.loss,
+                loss=loss,
                 spectrum_every=args.representation_every,  # the model is small
             )
             target = client.Representation(outcome.target, spectrum_every=args.representation_every)
             client.emit({"train/context": context, "train/target": target}, step=step)
-    return float(outcome.loss.detach())
+    return float(loss)
 
 
 def main() -> None:

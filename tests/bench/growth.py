@@ -26,7 +26,7 @@ from typing import Any, Final
 
 import psutil
 
-from sidestep.sidecar.reader import find_run
+from sidestep.sidecar.archive.reader import find_run
 from tests.bench.emitting import RUN, Spec
 from tests.bench.growth_picture import draw
 from tests.bench.machine import describe_machine

@@ -13,7 +13,7 @@ import pytest
 
 from sidestep.proto import RunSpec
 from sidestep.proto.records import Scalars, encode_scalars
-from sidestep.sidecar.journal import ClientRow, Journal
+from sidestep.sidecar.journal.writer import ClientRow, Journal
 from tests.support.fixtures import Connect
 from tests.support.sandbox import Sandbox
 

@@ -12,7 +12,7 @@ import pytest
 
 from sidestep.client import outbox_file
 from sidestep.proto import Hello, RunSpec
-from sidestep.sidecar.adopt import find_dead
+from sidestep.sidecar.ingest.adopt import find_dead
 from tests.support import outbox_script as script
 from tests.support.crash_at_write import Fault, Layer, kills
 

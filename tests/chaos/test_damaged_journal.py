@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from sidestep.proto import RunSpec
-from sidestep.sidecar import journal_check
-from sidestep.sidecar.journal import ClientRow, Journal
-from sidestep.sidecar.journal_reader import JournalReader, Row
+from sidestep.sidecar.journal import check as journal_check
+from sidestep.sidecar.journal.reader import JournalReader, Row
+from sidestep.sidecar.journal.writer import ClientRow, Journal
 from tests.support.fixtures import Connect
 from tests.support.oracle import assert_exactly, points, read_scalars
 from tests.support.sandbox import Sandbox

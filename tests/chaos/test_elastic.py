@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import subprocess
 import sys
@@ -10,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import elastic_ranks
 from tests.support.curves import curve, restarts
 from tests.support.elastic_trainer import value
-from tests.support.oracle import assert_booked, assert_exactly, points, read_scalars
+from tests.support.oracle import assert_booked, assert_exactly, points, read_scalars, read_values
 from tests.support.sandbox import ROOT, Sandbox
 from tests.support.waiting import wait_until
+from tests.support.wandb_file import read_history, wandb_files
 
 pytest.importorskip("torch")
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
@@ -83,6 +86,70 @@ def test_restarted_by_torchrun(sandbox: Sandbox) -> None:
     assert curve(run_folder(sandbox), "train/loss") == [
         (step, value(step // 100, step)) for step in shown
     ]
+    assert sandbox.outboxes() == []
+
+
+def test_ranks_restarted_by_torchrun(sandbox: Sandbox) -> None:
+    """The last of three dies at step 12, all are started again and go on from step 8."""
+    ranks, steps, checkpoint, fatal = 3, 16, 8, 12
+    sandbox.serve(SIDESTEP_REDUCE_TIMEOUT_S="600")
+    folder = sandbox.root / "notes"
+    folder.mkdir()
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node", str(ranks), "--max-restarts", "2"),
+            *("-m", "tests.support.elastic_ranks", str(folder)),
+            *(str(number) for number in (steps, checkpoint, fatal)),
+        ],
+        cwd=ROOT,
+        env=sandbox.env(ELASTIC_WANDB='{"project": "sidestep-test", "mode": "offline"}'),
+        capture_output=True,
+        text=True,
+        timeout=START_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    status = sandbox.await_run("elastic", state="finished", clients=0)
+    sandbox.drain()
+
+    def mean(attempt: int, step: int) -> float:
+        speak = ranks - (attempt == 0 and step == fatal)
+        return math.fsum(elastic_ranks.value(attempt, step, r) for r in range(speak)) / speak
+
+    attempts = [range(fatal + 1), range(checkpoint, steps)]
+    rows = [
+        row
+        for attempt, of in enumerate(attempts)
+        for step in of
+        for row in (("train/loss", step, mean(attempt, step)), ("train/lr", step, 0.5))
+    ]
+    marks = [(f"train/{tag}_ranks", fatal, ranks - 1.0) for tag in ("loss", "sample")]
+    # Of both attempts everything is kept, each by itself.
+    assert_exactly(read_scalars(sandbox.event_files("elastic")), points([*rows, *marks]))
+    assert len(sandbox.event_files("elastic")) == 1
+    # TensorBoard shows the second attempt from its first step on.
+    assert restarts(sandbox.event_files("elastic")) == [checkpoint]
+    assert curve(run_folder(sandbox), "train/loss") == [
+        (step, pytest.approx(mean(step >= checkpoint, step), rel=1e-6)) for step in range(steps)
+    ]
+    (file,) = wandb_files(sandbox.logs)
+    found = [(row["train/loss"]) for row in read_history(file) if "train/loss" in row]
+    assert sorted(found) == sorted(value for tag, _, value in rows if tag == "train/loss")
+    counts = [
+        (step, item.histo.num)
+        for step, _, item in read_values(sandbox.event_files("elastic"))
+        if item.tag == "train/sample"
+    ]
+    assert sorted(counts) == sorted(
+        (step, (20 + attempt) * (ranks - (attempt == 0 and step == fatal)))
+        for attempt, of in enumerate(attempts)
+        for step in of
+    )
+    assert status["attempts"] == 2
+    assert_booked(status, sum(map(len, attempts)) * (2 * ranks + 1) - 2)
+    assert status["reductions"] == {"awaited": 0, "partial": 2, "late": 0, "pushed_out": 0}
+    assert "attempt 2" in sandbox.cli("status").stdout
     assert sandbox.outboxes() == []
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from sidestep import client
-from sidestep.sidecar import reader
+from sidestep.sidecar.archive import reader
 from tests.support.fixtures import Connect
 from tests.support.oracle import OWN, assert_exactly, points, read_scalars
 from tests.support.sandbox import Sandbox, parse_lines

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from psutil import Process
 
-from sidestep.sidecar.reader import find_run
+from sidestep.sidecar.archive.reader import find_run
 from tests.support.fixtures import Connect, Train
 from tests.support.oracle import assert_exactly, points, read_scalars
 from tests.support.sandbox import Sandbox

@@ -22,10 +22,10 @@ from sidestep import client
 from sidestep.proto import RunSpec
 from sidestep.proto.records import Scalars, encode_scalars
 from sidestep.sidecar.cli.follow import Follower
-from sidestep.sidecar.feed import STATUS_TOPIC, Feed
-from sidestep.sidecar.journal import ClientRow, Journal
-from sidestep.sidecar.journal_reader import JournalReader
-from sidestep.sidecar.observers import feed_door
+from sidestep.sidecar.journal.reader import JournalReader
+from sidestep.sidecar.journal.writer import ClientRow, Journal
+from sidestep.sidecar.live.feed import STATUS_TOPIC, Feed
+from sidestep.sidecar.peers.observers import feed_door
 from tests.support.fixtures import Connect
 from tests.support.oracle import assert_exactly, points, read_scalars
 from tests.support.sandbox import Sandbox

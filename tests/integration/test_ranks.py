@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from sidestep import client
-from sidestep.sidecar.reader import find_run
+from sidestep.sidecar.archive.reader import find_run
 from tests.support.archive import exact
 from tests.support.event_reader import events, scalars
 from tests.support.fixtures import Connect

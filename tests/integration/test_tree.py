@@ -16,8 +16,8 @@ import torch
 from sidestep import client
 from sidestep.proto import Alarm, Hello, RunSpec
 from sidestep.proto.records import Scalars, encode_scalars
-from sidestep.sidecar.introductions import put_introduction, stored_introductions
-from sidestep.sidecar.journal import ClientRow, Journal
+from sidestep.sidecar.ingest.introductions import put_introduction, stored_introductions
+from sidestep.sidecar.journal.writer import ClientRow, Journal
 from tests.support.oracle import (
     Point,
     assert_booked,

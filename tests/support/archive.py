@@ -9,8 +9,8 @@ from pathlib import Path
 
 from sidestep.proto import RunSpec
 from sidestep.proto.naming import safe_name
-from sidestep.sidecar.points import Points, ScalarBlock
-from sidestep.sidecar.reader import Run, find_run
+from sidestep.sidecar.archive.reader import Run, find_run
+from sidestep.sidecar.rows.points import Points, ScalarBlock
 from sidestep.sidecar.sinks.archive import ArchiveSink
 from sidestep.sidecar.sinks.base import SinkContext, SinkState
 

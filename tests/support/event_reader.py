@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_file_loader import (
 )
 
 from sidestep.proto import Value
-from sidestep.sidecar.points import Points, ScalarBlock
+from sidestep.sidecar.rows.points import Points, ScalarBlock
 
 
 def block(

@@ -17,9 +17,9 @@ from typing import Any, Final
 import msgpack
 
 from sidestep.proto import RunSpec
-from sidestep.sidecar import journal as journal_module
-from sidestep.sidecar.journal import ClientRow, Journal
-from sidestep.sidecar.journal_reader import kinds_text, pack_spec, unpack_spec
+from sidestep.sidecar.journal import writer as journal_module
+from sidestep.sidecar.journal.reader import kinds_text, pack_spec, unpack_spec
+from sidestep.sidecar.journal.writer import ClientRow, Journal
 
 Op = list[Any]
 

@@ -54,7 +54,8 @@ def main(folder: Path, doomed: str, script: str, arguments: list[str]) -> None:
             found = value.tensors if isinstance(value, Kept) else {"x": value}
             path = place(folder, tag, step, rank)
             part = path.with_suffix(".part.npz")
-            np.savez(part, **{name: np.asarray(one) for name, one in found.items()})
+            arrays = {name: np.asarray(one) for name, one in found.items()}
+            np.savez(part, allow_pickle=False, **arrays)
             part.rename(path)
 
     client.emit, client.Representation = keeping, Kept  # type: ignore[misc]

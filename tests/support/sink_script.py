@@ -15,13 +15,13 @@ from sidestep.client.values import EmitContext, Prepared, to_host
 from sidestep.proto import RunSpec, Value as ValueRecord
 from sidestep.proto.records import Scalars, decode_value, encode_scalars, encode_value
 from sidestep.sidecar import worker as worker_module
-from sidestep.sidecar.cursor_file import Cursor, load
-from sidestep.sidecar.journal import ClientRow, Journal
-from sidestep.sidecar.journal_reader import JournalReader, Row
-from sidestep.sidecar.reader import find_run
+from sidestep.sidecar.archive.reader import find_run
+from sidestep.sidecar.journal.reader import JournalReader, Row
+from sidestep.sidecar.journal.writer import ClientRow, Journal
 from sidestep.sidecar.sinks.archive import ArchiveSink
 from sidestep.sidecar.sinks.base import Sink
 from sidestep.sidecar.sinks.tensorboard import TensorBoardSink
+from sidestep.sidecar.supervision.cursor_file import Cursor, load
 from sidestep.sidecar.worker import Worker
 
 RUN: Final = "a/run"

@@ -117,7 +117,7 @@ def main() -> None:
     import numpy as np
 
     from sidestep.proto import Array, RunSpec, Value
-    from sidestep.sidecar.points import ScalarBlock
+    from sidestep.sidecar.rows.points import ScalarBlock
     from sidestep.sidecar.sinks import wandb_run
     from sidestep.sidecar.sinks.base import SinkContext
     from sidestep.sidecar.sinks.wandb import WandbSink

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from sidestep.proto import Hello, LocalProtocolError, RunSpec, SidestepError, encode
-from sidestep.proto.limits import MAX_SUFFIX_BYTES
+from sidestep.proto.limits import MAX_RANKS, MAX_SUFFIX_BYTES
 from sidestep.proto.paths import (
     DEFAULT_LOG_DIR,
     MAX_SOCKET_PATH_BYTES,
@@ -125,6 +125,8 @@ def resolve(
             f"rank {rank} of a world of {world_size}: ranks begin at 0; set both rank and "
             "world_size, or both RANK and WORLD_SIZE"
         )
+    if world_size > MAX_RANKS:
+        raise ConfigurationError(f"world_size must be an int up to {MAX_RANKS}, not {world_size}")
     try:
         paths = runtime_paths(environ, os.getuid(), tempfile.gettempdir())
     except SidestepError as error:

@@ -46,6 +46,9 @@ MAX_CONTAINER: Final = 8192
 MAX_DEPTH: Final = 32
 """Nesting of a decoded MessagePack value."""
 
+MAX_RANKS: Final = 1 << 17
+"""Ranks of one job: who is missing in a reduction is remembered rank by rank."""
+
 MAX_VIA: Final = 16
 """Daemons that one after another may pass a client on: a tree is not so deep."""
 

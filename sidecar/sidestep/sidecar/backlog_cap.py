@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from .journal_reader import JournalReader
-from .supervisor import SinkHandle
+from .journal.reader import JournalReader
+from .supervision.supervisor import SinkHandle
 
 CAPPED: Final = frozenset({"wandb", "otlp"})
 """Sinks behind which is a service that may be away for longer than a disk is large."""

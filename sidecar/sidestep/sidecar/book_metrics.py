@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from . import books
-from .roster import NODE, ClientEntry, DaemonPoints, RunEntry, Snapshot
-from .stragglers import step_times
-from .supervisor import SinkHandle, Supervisor
+from .control.stragglers import step_times
+from .ingest import books
+from .ingest.roster import NODE, ClientEntry, DaemonPoints, RunEntry, Snapshot
+from .supervision.supervisor import SinkHandle, Supervisor
 
 SOURCE: Final = "sidestep"
 _FIRST_S: Final = 1.0

@@ -18,7 +18,7 @@ from sidestep.proto.paths import state_dir as default_state_dir
 
 from .alarms import Rules
 from .exposition import address as exposition
-from .wanted import Wanted
+from .supervision.wanted import Wanted
 
 _SECRETS: Final = frozenset({"webhook_url"})
 """What no message shows."""

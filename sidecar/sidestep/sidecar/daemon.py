@@ -15,28 +15,29 @@ import zmq
 
 from sidestep.proto.paths import RuntimePaths, outbox_dirs
 
-from . import descriptors, listening
+from . import listening
 from .backlog_cap import BacklogCap
 from .book_metrics import BookMetrics
 from .config import SidecarSettings, wanted_by
-from .control import Control
-from .deriving import Deriving, underived
-from .drain import Drain
+from .control.drain import Drain
+from .control.requests import Control
+from .derive.deriving import Deriving, underived
 from .exposing import Exposing
-from .feed import Feed
 from .forwarding.books import BooksTelling
-from .ingest import Ingest
-from .journal import Journal
-from .journal_check import count_put_aside
-from .journal_reader import JournalReader
-from .lock import DaemonLock, held, lock_places
-from .observers import control_door, feed_door
-from .progress import Progress
-from .rewinding import rewind
-from .sampled import Sampled
-from .sampling import Sampling
-from .service_manager import ServiceManager
-from .supervisor import SinkHandle, Supervisor
+from .ingest.thread import Ingest
+from .journal.check import count_put_aside
+from .journal.reader import JournalReader
+from .journal.writer import Journal
+from .live.feed import Feed
+from .peers import descriptors
+from .peers.observers import control_door, feed_door
+from .samplers.sampled import Sampled
+from .samplers.sampling import Sampling
+from .service.lock import DaemonLock, held, lock_places
+from .service.progress import Progress
+from .service.service_manager import ServiceManager
+from .supervision.rewinding import rewind
+from .supervision.supervisor import SinkHandle, Supervisor
 from .trimming import Trimming
 
 _TICK_MS: Final = 100

@@ -12,12 +12,13 @@ from typing import Any, Final, cast
 
 import msgpack
 
-from . import alarms, status
+from . import alarms
 from .config import SidecarSettings
+from .control import status
 from .exposition.address import read_token
-from .processes import Child
-from .roster import ClientEntry, RunEntry, Snapshot
-from .supervisor import Supervisor
+from .ingest.roster import ClientEntry, RunEntry, Snapshot
+from .supervision.processes import Child
+from .supervision.supervisor import Supervisor
 
 KEEP_S: Final = 300.0
 """A run that has ended is exposed for so long: Prometheus' own idea of what is recent."""

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from sidestep.proto.addresses import is_tcp
 from sidestep.proto.paths import RuntimePaths
 
-from . import descriptors
 from .config import ConfigurationError, SidecarSettings
-from .keys import load as load_keys
-from .roster import Limits
-from .tcp_door import TcpDoor
+from .ingest.roster import Limits
+from .peers import descriptors
+from .peers.keys import load as load_keys
+from .peers.tcp_door import TcpDoor
 
 if TYPE_CHECKING:
     import zmq

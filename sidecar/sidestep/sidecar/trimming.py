@@ -6,10 +6,10 @@ import sqlite3
 from collections.abc import Callable, Mapping
 
 from .backlog_cap import CAPPED, BacklogCap
-from .deriving import underived
-from .roster import Snapshot
-from .supervisor import Supervisor
-from .wanted import HOLD_NO_ROWS
+from .derive.deriving import underived
+from .ingest.roster import Snapshot
+from .supervision.supervisor import Supervisor
+from .supervision.wanted import HOLD_NO_ROWS
 
 
 class Trimming:

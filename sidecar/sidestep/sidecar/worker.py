@@ -22,15 +22,16 @@ from typing import Any, Final, cast
 from sidestep.proto import RemoteProtocolError, RunSpec
 from sidestep.proto.naming import safe_name
 
-from . import cursor_file, journal_check
-from .channel import Channel, ChannelClosedError
-from .cursor_file import Cursor
-from .journal_reader import JournalReader, Row, unpack_spec
-from .points import Points, read_points
-from .processes import end_descendants
+from .journal import check as journal_check
+from .journal.reader import JournalReader, Row, unpack_spec
+from .rows.points import Points, read_points
+from .service.terminal import leave_signals_to_the_daemon, make_printing_harmless
 from .sinks.base import Sink, SinkContext, SinkUnusableError
-from .terminal import leave_signals_to_the_daemon, make_printing_harmless
-from .wanted import FORWARD, MIRROR, OTLP, WEBHOOK
+from .supervision import cursor_file
+from .supervision.channel import Channel, ChannelClosedError
+from .supervision.cursor_file import Cursor
+from .supervision.processes import end_descendants
+from .supervision.wanted import FORWARD, MIRROR, OTLP, WEBHOOK
 
 _BACKOFF_FIRST_S: Final = 0.25
 _BACKOFF_LAST_S: Final = 30.0
@@ -329,7 +330,7 @@ def main() -> None:
             os._exit(1)
         return
     if task["sink"] == MIRROR:
-        from .mirror_worker import MirrorWorker
+        from .mirror.worker import MirrorWorker
 
         journal = JournalReader(str(task["journal"])).identity()
         run = unpack_spec(cast("bytes", task["spec"]))

@@ -213,6 +213,7 @@ def test_switches_of_the_environment(value: str, on: bool) -> None:
         ({"rank": 1.0}, "rank must be an int"),
         ({"rank": 2, "world_size": 2}, "rank 2 of a world of 2: ranks begin at 0"),
         ({"world_size": 0}, "world_size must be an int of 1 or more"),
+        ({"world_size": 1 << 40}, "world_size must be an int up to 131072, not 1099511627776"),
         ({"ranks": "some"}, "ranks must be one of zero, all, not 'some'"),
         ({"on_full": "wait"}, "on_full must be one of drop, block, not 'wait'"),
         ({"outbox_bytes": 1000}, "outbox_bytes must be an int from 262144 on, not 1000"),

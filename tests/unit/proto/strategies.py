@@ -30,7 +30,7 @@ from sidestep.proto import (
     Value,
     Welcome,
 )
-from sidestep.proto.limits import MAX_RECORD_BYTES, MAX_SEQ
+from sidestep.proto.limits import MAX_RANKS, MAX_RECORD_BYTES, MAX_SEQ
 from sidestep.proto.records import DTYPE_SIZES, MAX_NDIM
 from sidestep.proto.tag_sets import REDUCTIONS, ReducedTags
 
@@ -76,8 +76,8 @@ hellos = st.builds(
     instance=uints,
     connection=uints,
     run=run_specs,
-    rank=uints,
-    world_size=seqs,
+    rank=st.integers(0, MAX_RANKS - 1),
+    world_size=st.integers(1, MAX_RANKS),
     attempt=uints,
     pid=uints,
     host=names,

@@ -345,6 +345,16 @@ def test_how_event_files_are_wanted_keeps_what_is_known() -> None:
     assert hello.run.tensorboard == {"suffix": ".x"}
 
 
+@pytest.mark.parametrize("fields", [{"world_size": 1 << 40}, {"rank": 1 << 40}])
+def test_a_world_of_more_ranks_than_can_be_remembered(fields: dict[str, int]) -> None:
+    """A reduction that is shown without most of them would take all memory there is."""
+    run = {"name": "", "log_dir": ""}
+    body = {"uuid": bytes(16), "instance": 0, "connection": 0, "run": run, **fields}
+    assert refusal(frame_of("hello", body)).code == "malformed"
+    with pytest.raises(LocalProtocolError):
+        encode(replace(HELLO, **fields))
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from sidestep.proto import Value
-from sidestep.sidecar.points import MixedBlock, Points, ScalarBlock
+from sidestep.sidecar.rows.points import MixedBlock, Points, ScalarBlock
 from sidestep.sidecar.sinks import archive
 from sidestep.sidecar.sinks.archive import ArchiveSink
 from sidestep.sidecar.sinks.base import SinkState

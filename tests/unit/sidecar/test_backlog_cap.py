@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from sidestep.proto import RunSpec
-from sidestep.sidecar import cursor_file
 from sidestep.sidecar.backlog_cap import BacklogCap
-from sidestep.sidecar.cursor_file import Cursor
-from sidestep.sidecar.journal import ClientRow, Journal
-from sidestep.sidecar.journal_reader import JournalReader
-from sidestep.sidecar.roster import RunEntry, Snapshot
-from sidestep.sidecar.supervisor import SinkHandle, Supervisor
+from sidestep.sidecar.ingest.roster import RunEntry, Snapshot
+from sidestep.sidecar.journal.reader import JournalReader
+from sidestep.sidecar.journal.writer import ClientRow, Journal
+from sidestep.sidecar.supervision import cursor_file
+from sidestep.sidecar.supervision.cursor_file import Cursor
+from sidestep.sidecar.supervision.supervisor import SinkHandle, Supervisor
+from sidestep.sidecar.supervision.wanted import Wanted
 from sidestep.sidecar.trimming import Trimming
-from sidestep.sidecar.wanted import Wanted
 
 CAP_BYTES = 10_000
 

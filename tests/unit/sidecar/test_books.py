@@ -9,9 +9,9 @@ import pytest
 
 from sidestep.proto import Books, Hello, RunSpec, ServerSession
 from sidestep.sidecar.book_metrics import BookMetrics
-from sidestep.sidecar.books import RunBooks, of_client, of_clients
-from sidestep.sidecar.journal import ClientRow
-from sidestep.sidecar.roster import ClientEntry, DaemonPoints, RunEntry, Snapshot
+from sidestep.sidecar.ingest.books import RunBooks, of_client, of_clients
+from sidestep.sidecar.ingest.roster import ClientEntry, DaemonPoints, RunEntry, Snapshot
+from sidestep.sidecar.journal.writer import ClientRow
 
 SPEC = RunSpec("r", "/logs")
 

@@ -20,12 +20,7 @@ from typing import Any
 import pytest
 
 from sidestep.proto.paths import RuntimePaths
-from sidestep.sidecar.cli.control_client import (
-    Control,
-    NoAnswerError,
-    NoDaemonError,
-    RefusedError,
-)
+from sidestep.sidecar.cli.control_client import Control, NoAnswerError, NoDaemonError, RefusedError
 from sidestep.sidecar.cli.drain import Pending, await_drained
 from tests.unit.sidecar.fake_daemon import FakeDaemon, run_status
 

@@ -9,7 +9,7 @@ import msgpack
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from sidestep.sidecar.cursor_file import Cursor, file_name, load, store
+from sidestep.sidecar.supervision.cursor_file import Cursor, file_name, load, store
 
 _states = st.none() | st.dictionaries(
     st.text(max_size=5), st.integers(0, 2**40) | st.text(), max_size=3

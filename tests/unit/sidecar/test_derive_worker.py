@@ -14,12 +14,12 @@ import pytest
 
 from sidestep.proto import Array, RunSpec, Value
 from sidestep.proto.records import decode_value, encode_value
-from sidestep.sidecar.channel import MAX_MESSAGE_BYTES, Channel, ChannelClosedError
 from sidestep.sidecar.derive import worker as worker_module
 from sidestep.sidecar.derive.deriver import Derived, Observation, Source
 from sidestep.sidecar.derive.worker import Worker, start_message
-from sidestep.sidecar.journal import ClientRow, Journal
-from sidestep.sidecar.journal_reader import JournalReader
+from sidestep.sidecar.journal.reader import JournalReader
+from sidestep.sidecar.journal.writer import ClientRow, Journal
+from sidestep.sidecar.supervision.channel import MAX_MESSAGE_BYTES, Channel, ChannelClosedError
 from tests.support.moments import moments_value
 
 RNG = np.random.default_rng(0)

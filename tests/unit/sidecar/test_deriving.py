@@ -7,9 +7,9 @@ from typing import Any, cast
 from sidestep.proto import RunSpec, Value
 from sidestep.proto.records import encode_value
 from sidestep.sidecar.alarms import Rules
-from sidestep.sidecar.derive_state import DeriveState
-from sidestep.sidecar.deriving import Deriving, underived
-from sidestep.sidecar.roster import DaemonPoints, RunEntry, Snapshot
+from sidestep.sidecar.derive.deriving import Deriving, underived
+from sidestep.sidecar.ingest.roster import DaemonPoints, RunEntry, Snapshot
+from sidestep.sidecar.journal.derive_state import DeriveState
 
 
 class FakeChild:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from sidestep.proto import RemoteProtocolError
-from sidestep.sidecar import door as door_module
-from sidestep.sidecar.door import Door, Manners
-from sidestep.sidecar.zmtp import GREETING, Connection, framed
+from sidestep.sidecar.peers import door as door_module
+from sidestep.sidecar.peers.door import Door, Manners
+from sidestep.sidecar.peers.zmtp import GREETING, Connection, framed
 
 PING = b"\x04\x0b\x04PING\x00\x10abcd"
 BOUND = 64 << 10

@@ -13,7 +13,7 @@ import pytest
 import zmq
 
 from sidestep.proto import RemoteProtocolError
-from sidestep.sidecar.door import Door, Manners
+from sidestep.sidecar.peers.door import Door, Manners
 from tests.support.hostile import Raw, head
 from tests.support.waiting import wait_until
 

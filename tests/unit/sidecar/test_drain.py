@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from sidestep.proto import RunSpec
-from sidestep.sidecar.control import _sinks_of
-from sidestep.sidecar.cursor_file import Cursor
-from sidestep.sidecar.drain import Drain
-from sidestep.sidecar.roster import RunEntry, Snapshot
+from sidestep.sidecar.control.drain import Drain
+from sidestep.sidecar.control.requests import _sinks_of
+from sidestep.sidecar.ingest.roster import RunEntry, Snapshot
+from sidestep.sidecar.supervision.cursor_file import Cursor
 
 
 @dataclass

@@ -22,7 +22,6 @@ from hypothesis import given, settings, strategies as st
 
 from sidestep.proto import RunSpec
 from sidestep.proto.paths import RuntimePaths
-from sidestep.sidecar import cursor_file
 from sidestep.sidecar.cli import export as export_module
 from sidestep.sidecar.cli.common import CommandError
 from sidestep.sidecar.cli.control_client import Control
@@ -30,10 +29,11 @@ from sidestep.sidecar.cli.export_formats import WRITERS
 from sidestep.sidecar.cli.export_source import Source, open_source
 from sidestep.sidecar.cli.follow import Block
 from sidestep.sidecar.cli.tail_output import json_lines
-from sidestep.sidecar.cursor_file import Cursor
-from sidestep.sidecar.journal import Journal
-from sidestep.sidecar.journal_reader import JournalReader
-from sidestep.sidecar.points import ScalarBlock, wall_times_s
+from sidestep.sidecar.journal.reader import JournalReader
+from sidestep.sidecar.journal.writer import Journal
+from sidestep.sidecar.rows.points import ScalarBlock, wall_times_s
+from sidestep.sidecar.supervision import cursor_file
+from sidestep.sidecar.supervision.cursor_file import Cursor
 from tests.support.archive import Home, exact
 from tests.support.event_reader import block
 
@@ -139,7 +139,7 @@ def test_memory_does_not_grow_with_the_run(tmp_path: Path) -> None:
         import numpy as np
         from sidestep.sidecar.cli.export_formats import WRITERS
         from tests.support.archive import Home
-        from sidestep.sidecar.points import ScalarBlock
+        from sidestep.sidecar.rows.points import ScalarBlock
 
         def make(name, points):
             home = Home(Path(sys.argv[1]), name)

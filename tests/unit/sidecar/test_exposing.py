@@ -9,9 +9,9 @@ import pytest
 
 from sidestep.proto import Hello, RunSpec, ServerSession
 from sidestep.sidecar.exposing import KEEP_S, MAX_RUNS, Exposing
-from sidestep.sidecar.journal import ClientRow
-from sidestep.sidecar.roster import ClientEntry, RunEntry, Snapshot
-from sidestep.sidecar.supervisor import Supervisor
+from sidestep.sidecar.ingest.roster import ClientEntry, RunEntry, Snapshot
+from sidestep.sidecar.journal.writer import ClientRow
+from sidestep.sidecar.supervision.supervisor import Supervisor
 
 NOW = 10_000.0
 CHANNEL_BYTES = 200_000

@@ -21,9 +21,9 @@ from sidestep.sidecar.config import ConfigurationError, SidecarSettings, load
 from sidestep.sidecar.exposition import address
 from sidestep.sidecar.exposition.families import Own, families
 from sidestep.sidecar.exposition.last_values import LastValues, RunValues, _points
-from sidestep.sidecar.journal import ClientRow, Journal
-from sidestep.sidecar.journal_reader import JournalReader
-from sidestep.sidecar.points import MixedBlock
+from sidestep.sidecar.journal.reader import JournalReader
+from sidestep.sidecar.journal.writer import ClientRow, Journal
+from sidestep.sidecar.rows.points import MixedBlock
 
 OWN = Own(True, 4096, 0, 0, 0, 0, 0)
 SECOND_NS = 1_000_000_000

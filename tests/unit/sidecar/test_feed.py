@@ -11,11 +11,11 @@ import zmq
 
 from sidestep.proto import RunSpec
 from sidestep.proto.records import Scalars, encode_scalars
-from sidestep.sidecar.feed import STATUS_TOPIC, Feed
-from sidestep.sidecar.journal import ClientRow, Journal
-from sidestep.sidecar.observers import feed_door
-from sidestep.sidecar.roster import RunEntry, Snapshot
-from sidestep.sidecar.supervisor import Supervisor
+from sidestep.sidecar.ingest.roster import RunEntry, Snapshot
+from sidestep.sidecar.journal.writer import ClientRow, Journal
+from sidestep.sidecar.live.feed import STATUS_TOPIC, Feed
+from sidestep.sidecar.peers.observers import feed_door
+from sidestep.sidecar.supervision.supervisor import Supervisor
 from tests.support.waiting import wait_until
 
 

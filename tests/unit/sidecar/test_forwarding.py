@@ -44,14 +44,14 @@ from sidestep.proto.session import (
     ServerAction,
 )
 from sidestep.proto.tag_sets import ReducedTags, reduction_of
-from sidestep.sidecar.cursor_file import Cursor
 from sidestep.sidecar.forwarding.crossing import FINAL
 from sidestep.sidecar.forwarding.delivery import Delivery
 from sidestep.sidecar.forwarding.passage import Passage
 from sidestep.sidecar.forwarding.passengers import Passenger
 from sidestep.sidecar.forwarding.units import left_out, tags_messages, units_of
-from sidestep.sidecar.journal_reader import Row
-from sidestep.sidecar.roster import NODE
+from sidestep.sidecar.ingest.roster import NODE
+from sidestep.sidecar.journal.reader import Row
+from sidestep.sidecar.supervision.cursor_file import Cursor
 
 STEP_S = 0.05
 SETTLE_S = 90.0

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import zmq
 
-from sidestep.sidecar.gates import Gates
-from sidestep.sidecar.refusals import Refusals
-from sidestep.sidecar.tcp_door import TcpDoor
+from sidestep.sidecar.peers.gates import Gates
+from sidestep.sidecar.peers.refusals import Refusals
+from sidestep.sidecar.peers.tcp_door import TcpDoor
 from tests.support.hostile import GREETING, MIB, MORE, MemoryOf, head, ready
 from tests.support.waiting import wait_until
 

@@ -9,10 +9,10 @@ import pytest
 
 from sidestep.proto import RunSpec
 from sidestep.proto.records import Scalars, encode_scalars
-from sidestep.sidecar import history as history_module
-from sidestep.sidecar.history import history
-from sidestep.sidecar.journal import ClientRow, Journal
-from sidestep.sidecar.journal_reader import JournalReader
+from sidestep.sidecar.journal.reader import JournalReader
+from sidestep.sidecar.journal.writer import ClientRow, Journal
+from sidestep.sidecar.live import history as history_module
+from sidestep.sidecar.live.history import history
 
 
 @pytest.fixture

@@ -39,17 +39,19 @@ from sidestep.proto import (
 )
 from sidestep.proto.records import Array, Scalars, encode_scalars, encode_value
 from sidestep.proto.segments import LOST, REJECTED, SMALL, Outbox
-from sidestep.sidecar import journal_check, pace, status
 from sidestep.sidecar.alarms import State, TagState, packed
-from sidestep.sidecar.books import RunBooks, of_client
-from sidestep.sidecar.derive_state import DeriveState
+from sidestep.sidecar.control import status
 from sidestep.sidecar.forwarding.passengers import Passengers
-from sidestep.sidecar.ingest import Ingest
-from sidestep.sidecar.journal import Journal
-from sidestep.sidecar.journal_reader import JournalReader
-from sidestep.sidecar.pace import pace_ms
-from sidestep.sidecar.points import ScalarBlock, read_points
-from sidestep.sidecar.roster import DaemonPoints, Limits
+from sidestep.sidecar.ingest import pace
+from sidestep.sidecar.ingest.books import RunBooks, of_client
+from sidestep.sidecar.ingest.pace import pace_ms
+from sidestep.sidecar.ingest.roster import DaemonPoints, Limits
+from sidestep.sidecar.ingest.thread import Ingest
+from sidestep.sidecar.journal import check as journal_check
+from sidestep.sidecar.journal.derive_state import DeriveState
+from sidestep.sidecar.journal.reader import JournalReader
+from sidestep.sidecar.journal.writer import Journal
+from sidestep.sidecar.rows.points import ScalarBlock, read_points
 from tests.support.waiting import wait_until
 
 

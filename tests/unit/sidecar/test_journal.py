@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from sidestep.proto import RunSpec
-from sidestep.sidecar import journal as journal_module
-from sidestep.sidecar.journal import ClientRow, Journal
-from sidestep.sidecar.journal_reader import JournalReader, rows_iterator
+from sidestep.sidecar.journal import writer as journal_module
+from sidestep.sidecar.journal.reader import JournalReader, rows_iterator
+from sidestep.sidecar.journal.writer import ClientRow, Journal
 from tests.support.full_disk import file_size_limit
 
 SPEC = RunSpec("r", "/logs", wandb={"project": "p"}, config={"lr": 0.1}, tags=("a",))
@@ -275,7 +275,7 @@ _WRITER = """
 import sys
 sys.path[:0] = sys.argv[2].split(":")
 from sidestep.proto import RunSpec
-from sidestep.sidecar.journal import ClientRow, Journal
+from sidestep.sidecar.journal.writer import ClientRow, Journal
 journal = Journal(sys.argv[1])
 journal.begin()
 run = journal.put_run(RunSpec("r", "/logs"))

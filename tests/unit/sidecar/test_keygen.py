@@ -15,8 +15,8 @@ from sidestep.client.keys import for_endpoint
 from sidestep.proto.addresses import is_loopback, tcp_host
 from sidestep.proto.keys import CLIENTS, PUBLIC, SECRET, KeysError, key_text, parse_key
 from sidestep.sidecar.cli.app import app
-from sidestep.sidecar.key_files import add_client, make_folder
-from sidestep.sidecar.keys import AllowList, load, read_key
+from sidestep.sidecar.peers.key_files import add_client, make_folder
+from sidestep.sidecar.peers.keys import AllowList, load, read_key
 
 FAR = "tcp://192.0.2.7:5790"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sidestep.proto.paths import RuntimePaths
-from sidestep.sidecar.lock import AlreadyRunningError, DaemonLock, held
+from sidestep.sidecar.service.lock import AlreadyRunningError, DaemonLock, held
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 
 from sidestep.proto import RemoteProtocolError
 from sidestep.proto.records import Scalars, Value, encode_scalars, encode_value
-from sidestep.sidecar.malformed import first_fault
-from sidestep.sidecar.points import check_rows
+from sidestep.sidecar.rows.malformed import first_fault
+from sidestep.sidecar.rows.points import check_rows
 
 GOOD = encode_scalars(Scalars(0, 1, 1, (0.5,)))
 TEXT = b"".join(encode_value(Value("text", "note", 1, 1, {"text": "x"}))[1])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import queue
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from sidestep.proto import RunSpec
-from sidestep.sidecar.cursor_file import Cursor
-from sidestep.sidecar.mirror import Folder, Mirror
-from sidestep.sidecar.mirror_worker import folders_of
+from sidestep.sidecar.mirror import worker as mirror_worker
+from sidestep.sidecar.mirror.copies import Folder, Mirror
+from sidestep.sidecar.mirror.worker import MirrorWorker, folders_of
+from sidestep.sidecar.supervision.cursor_file import Cursor
 
 NAMES = ("a", "b/c", "b/d")
 
@@ -81,10 +84,10 @@ def test_a_copy_is_a_state_that_the_file_had(
             broken = Mirror(_Broken(), "root", 15, clock=clock)
             if on_disk(folder):
                 with pytest.raises(OSError, match="away"):
-                    broken.copy(folders, all_now=True, before_each=lambda: None)
+                    broken.copy(folders, all_now=True, before_each=lambda _: None)
         else:
             before = found(file_system)
-            complete = mirror.copy(folders, all_now=what == "copy all", before_each=lambda: None)
+            complete = mirror.copy(folders, all_now=what == "copy all", before_each=lambda _: None)
             after = found(file_system)
             assert all(data in states[name] for name, data in after.items())
             assert not complete or after == on_disk(folder)
@@ -93,7 +96,7 @@ def test_a_copy_is_a_state_that_the_file_had(
                 if before.get(name) != after[name]:
                     assert what == "copy all" or clock.now - copied_at.get(name, -99) >= 15
                     copied_at[name] = clock.now
-    assert mirror.copy(folders, all_now=True, before_each=lambda: None)
+    assert mirror.copy(folders, all_now=True, before_each=lambda _: None)
     assert found(file_system) == on_disk(folder)
 
 
@@ -111,7 +114,7 @@ def test_a_large_file_is_copied_less_often(tmp_path: Path) -> None:
     mirror = Mirror(file_system, "root", 15, clock=clock)
 
     def copy() -> bool:
-        return mirror.copy([Folder(tmp_path, "run")], all_now=False, before_each=lambda: None)
+        return mirror.copy([Folder(tmp_path, "run")], all_now=False, before_each=lambda _: None)
 
     assert copy()
     os.truncate(tmp_path / "large", 200_000_000)
@@ -134,7 +137,7 @@ def test_links_and_drafts_are_left_out(tmp_path: Path) -> None:
     (inside / "file").touch()
     file_system = storage()
     assert Mirror(file_system, "root", 15).copy(
-        [Folder(inside, "run")], all_now=False, before_each=lambda: None
+        [Folder(inside, "run")], all_now=False, before_each=lambda _: None
     )
     assert found(file_system) == {"run/file": b""}
 
@@ -144,7 +147,7 @@ def test_folders_are_made_where_there_are_some(tmp_path: Path) -> None:
     inside.mkdir(parents=True)
     (inside / "file").write_text("x")
     mirror = Mirror(fsspec.filesystem("file"), str(tmp_path / "there"), 15, folders=True)
-    assert mirror.copy([Folder(tmp_path / "run", "run")], all_now=False, before_each=lambda: None)
+    assert mirror.copy([Folder(tmp_path / "run", "run")], all_now=False, before_each=lambda _: None)
     assert (tmp_path / "there/run/below/file").read_text() == "x"
 
 
@@ -158,9 +161,58 @@ def test_of_a_folder_that_others_use_too_only_the_runs_files_are_taken(tmp_path:
     cursors = {"tensorboard": Cursor(state={"folders": {"main_tag": {}}})}
     file_system = storage()
     Mirror(file_system, "root", 15).copy(
-        folders_of(run, cursors), all_now=False, before_each=lambda: None
+        folders_of(run, cursors), all_now=False, before_each=lambda _: None
     )
     assert sorted(found(file_system)) == [
         f"tensorboard/exp/{event}",
         f"tensorboard/exp/main_tag/{event}",
     ]
+
+
+class _Slow:
+    """A storage that takes its time, or never comes back, for one file."""
+
+    def __init__(self, go_on: threading.Event) -> None:
+        self.go_on = go_on
+
+    def put_file(self, lpath: str, rpath: str, **options: Any) -> None:
+        assert self.go_on.wait(30)
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        raise AssertionError("an object storage has no folders")
+
+
+@pytest.mark.parametrize("size", [1, 100_000_000])
+def test_a_file_that_takes_long_is_not_taken_for_one_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(mirror_worker, "_POLL_S", 0.01)
+    folder = tmp_path / "scalars/exp"
+    folder.mkdir(parents=True)
+    (folder / "file").touch()
+    os.truncate(folder / "file", size)
+    said: queue.SimpleQueue[str] = queue.SimpleQueue()
+    inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    go_on = threading.Event()
+    worker = MirrorWorker(
+        {"url": "memory://x", "interval_s": 15, "file_sinks": ["archive"]},
+        RunSpec("exp", str(tmp_path), False),
+        str(tmp_path / "cursor"),
+        1,
+        lambda message: said.put(message["state"]),
+        lambda _: (_Slow(go_on), "root"),
+    )
+    thread = threading.Thread(target=worker.serve, args=(inbox,))
+    thread.start()
+    # While it copies it goes on to say that it is alive, and not yet that all is well.
+    assert [said.get(timeout=30) for _ in range(2)] == ["starting"] * 2
+    if size == 1:
+        with pytest.raises(queue.Empty):
+            said.get(timeout=0.3)
+    else:
+        assert [said.get(timeout=30) for _ in range(4)] == ["starting"] * 4
+    for op in ("hurry", "hurry", "close"):
+        inbox.put({"op": op})
+    go_on.set()
+    thread.join(30)
+    assert [said.get() for _ in range(said.qsize())][-2:] == ["ok", "closed"]

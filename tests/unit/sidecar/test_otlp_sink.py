@@ -11,7 +11,7 @@ import pytest
 
 from sidestep.proto import RunSpec
 from sidestep.sidecar.config import ConfigurationError, load
-from sidestep.sidecar.points import ScalarBlock
+from sidestep.sidecar.rows.points import ScalarBlock
 from sidestep.sidecar.sinks.base import SinkContext, SinkUnusableError
 from sidestep.sidecar.sinks.otlp import OtlpSink
 from tests.support.collector import Collector

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sidestep.sidecar.outbox_holder import holder
+from sidestep.sidecar.outboxes.holder import holder
 
 CLIENT = bytes(range(16))
 LOCK = """
@@ -70,7 +70,7 @@ def test_of_a_container_it_is_known_here_by_our_number_and_not_by_its_own(outbox
 
     # The other way round, a daemon in a container cannot see whose it is, and says nothing.
     code = (
-        "from sidestep.sidecar.outbox_holder import holder; import sys;"
+        "from sidestep.sidecar.outboxes.holder import holder; import sys;"
         "print(holder([sys.argv[1]], bytes(range(16))))"
     )
     with outbox.open("r+b") as file:

@@ -20,7 +20,7 @@ from sidestep.proto.records import (
     encode_value,
     walk,
 )
-from sidestep.sidecar.points import (
+from sidestep.sidecar.rows.points import (
     MIXED,
     MixedBlock,
     Points,

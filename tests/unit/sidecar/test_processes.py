@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from sidestep.sidecar.processes import Child
+from sidestep.sidecar.supervision.processes import Child
 from tests.support.clock import Clock
 
 _ECHO = """
 import socket, sys
-from sidestep.sidecar.channel import Channel, ChannelClosedError
+from sidestep.sidecar.supervision.channel import Channel, ChannelClosedError
 channel = Channel(socket.socket(fileno=int(sys.argv[1])))
 try:
     while True:

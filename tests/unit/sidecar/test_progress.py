@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from sidestep.sidecar.cli.app import app
 from sidestep.sidecar.cli.control_client import Control
-from sidestep.sidecar.progress import STALLED_S, Progress
-from sidestep.sidecar.service_manager import ServiceManager
+from sidestep.sidecar.service.progress import STALLED_S, Progress
+from sidestep.sidecar.service.service_manager import ServiceManager
 
 
 def silent(_text: str) -> None:

@@ -12,10 +12,11 @@ from hypothesis import given, settings, strategies as st
 from sidestep.proto import Books, Hello, RunSpec, Scalars, ServerSession, Value
 from sidestep.proto.records import encode_scalars, encode_value
 from sidestep.proto.tag_sets import REDUCTIONS, ReducedTags, reduction_of
-from sidestep.sidecar import stragglers, worlds
-from sidestep.sidecar.journal import ClientRow
-from sidestep.sidecar.points import MixedBlock, Points, ScalarBlock, read_points
-from sidestep.sidecar.roster import NODE, ClientEntry
+from sidestep.sidecar.control import stragglers
+from sidestep.sidecar.ingest import worlds
+from sidestep.sidecar.ingest.roster import NODE, ClientEntry
+from sidestep.sidecar.journal.writer import ClientRow
+from sidestep.sidecar.rows.points import MixedBlock, Points, ScalarBlock, read_points
 
 SPEC = RunSpec("r", "/logs")
 

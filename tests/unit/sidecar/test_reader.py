@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from sidestep.proto.naming import safe_name
-from sidestep.sidecar import reader_blocks, reader_frames
-from sidestep.sidecar.points import Points
-from sidestep.sidecar.reader import Run, find_run, runs
+from sidestep.sidecar.archive import blocks as reader_blocks, frames as reader_frames
+from sidestep.sidecar.archive.reader import Run, find_run, runs
+from sidestep.sidecar.rows.points import Points
 from sidestep.sidecar.sinks import archive_format as form
 from sidestep.sidecar.sinks.event_file import record
 from tests.support.archive import Home, by_tag, exact

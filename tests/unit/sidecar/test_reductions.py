@@ -24,15 +24,15 @@ from sidestep.sidecar.alarms import Rules
 from sidestep.sidecar.derive import reducer as reducer_module, worker as worker_module
 from sidestep.sidecar.derive.additive import merge
 from sidestep.sidecar.derive.decode import decode
+from sidestep.sidecar.derive.deriving import Deriving, underived
 from sidestep.sidecar.derive.figures import figures
 from sidestep.sidecar.derive.reduced_numbers import reduced
 from sidestep.sidecar.derive.worker import Worker
-from sidestep.sidecar.deriving import Deriving, underived
-from sidestep.sidecar.journal import ClientRow, Journal
-from sidestep.sidecar.journal_reader import JournalReader
-from sidestep.sidecar.own_points import OwnPoints
-from sidestep.sidecar.points import ScalarBlock, read_points
-from sidestep.sidecar.roster import REDUCED, DaemonPoints, RunEntry
+from sidestep.sidecar.ingest.own_points import OwnPoints
+from sidestep.sidecar.ingest.roster import REDUCED, DaemonPoints, RunEntry
+from sidestep.sidecar.journal.reader import JournalReader
+from sidestep.sidecar.journal.writer import ClientRow, Journal
+from sidestep.sidecar.rows.points import ScalarBlock, read_points
 from sidestep.sidecar.sinks.rendering.buckets import counts_of, edges_of, moments_of
 from tests.support.moments import moments_value
 from tests.unit.sidecar.test_derive_parameters import value_of as parameters_value
@@ -522,18 +522,24 @@ def test_attempts_do_not_mix(node: Callable[..., Node]) -> None:
     assert n.curve("loss_ranks") == {5: 2.0}
 
 
+@pytest.mark.parametrize("together", [True, False])
 def test_what_is_awaited_is_bounded(
-    node: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
+    node: Callable[..., Node], monkeypatch: pytest.MonkeyPatch, together: bool
 ) -> None:
     monkeypatch.setattr(reducer_module, "_MAX_PARTS", 100)
+    monkeypatch.setattr(reducer_module, "_MAX_BYTES", 50 * 258)
     n = node(2)
+    tags = {0: ReducedTags(TAGS, "mean")}
+    if not together:
+        tags[1] = ReducedTags(TAGS[::-1], "mean")
+        n.row(n.clients[0], scalars(0, 2.0, 1.0, tag_set=1), tags=tags)
     for first in range(0, 200, 20):
-        n.row(n.clients[0], *(scalars(s, 1.0, 2.0) for s in range(first, first + 20)))
+        n.row(n.clients[0], *(scalars(s + 1, 1.0, 2.0) for s in range(first, first + 20)))
     n.work(0.5)
     assert n.run.reductions["awaited"] <= 100
     early = n.curve("loss_ranks")
     assert n.run.reductions["pushed_out"] == len(early) + len(n.curve("acc_ranks")) >= 300
-    assert sorted(early) == list(range(len(early))), "the oldest"
+    assert sorted(early) == list(range(together, together + len(early))), "the oldest"
 
 
 def test_damage_costs_a_row_and_holds_nothing(node: Callable[..., Node]) -> None:

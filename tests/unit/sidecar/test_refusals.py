@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sidestep.sidecar.quarantine import SAMPLE_BYTES, SAMPLES, Quarantine
-from sidestep.sidecar.refusals import Refusals
+from sidestep.sidecar.peers.quarantine import SAMPLE_BYTES, SAMPLES, Quarantine
+from sidestep.sidecar.peers.refusals import Refusals
 from tests.support.clock import Clock
 
 

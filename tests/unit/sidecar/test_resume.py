@@ -25,13 +25,13 @@ from sidestep.proto import (
     Welcome,
 )
 from sidestep.proto.records import Scalars, encode_scalars, encode_value
-from sidestep.sidecar.clients import Clients
-from sidestep.sidecar.journal import Journal
-from sidestep.sidecar.own_points import OwnPoints
-from sidestep.sidecar.refusals import Refusals
-from sidestep.sidecar.resume import Curve, Trail, lead, purge_step, repeats, unpacked
-from sidestep.sidecar.roster import ClientEntry, Limits, RunEntry
-from sidestep.sidecar.status import run_state
+from sidestep.sidecar.control.status import run_state
+from sidestep.sidecar.ingest.clients import Clients
+from sidestep.sidecar.ingest.own_points import OwnPoints
+from sidestep.sidecar.ingest.roster import ClientEntry, Limits, RunEntry
+from sidestep.sidecar.journal.resume import Curve, Trail, lead, purge_step, repeats, unpacked
+from sidestep.sidecar.journal.writer import Journal
+from sidestep.sidecar.peers.refusals import Refusals
 
 LOSS = ("train/loss", "train/lr")
 EVAL = ("eval/accuracy",)
@@ -230,8 +230,8 @@ class Node:
 
     def events(self) -> list[tuple[bytes, int, str]]:
         """(client, step, tag) of all numbers in the journal's order, and ``purge`` of purges."""
-        from sidestep.sidecar.journal_reader import JournalReader
-        from sidestep.sidecar.points import ScalarBlock, read_points
+        from sidestep.sidecar.journal.reader import JournalReader
+        from sidestep.sidecar.rows.points import ScalarBlock, read_points
 
         uuids = {row.id: row.uuid for row in self.journal.clients()}
         reader = JournalReader(self.path)
@@ -464,6 +464,45 @@ def test_nobody_waits_for_ever(node: Node) -> None:
         node.now += 3.7
         answers = node.round(second, Ping(), adopting=[second.run])
     assert answers == [Pong(), Ack(0, 0, 0), Ack(0, 0, Limits().credit_bytes)]
+
+
+def test_a_new_attempt_waits_for_what_is_derived_of_the_one_before(node: Node) -> None:
+    """Its reductions over ranks, the newest of which await the dead, are drawn before the purge."""
+    ranks = [node.connect(rank=rank) for rank in range(2)]
+    for peer in ranks:
+        node.emit(peer, LOSS, *range(100))
+    (run,) = node.clients.runs.values()
+    run.derived_row, run.to_derive_row = 1, 2
+    for peer in ranks:
+        node.lose(peer)
+    zero, one, late = (Peer(bytes([100 + n]) * 16, rank=n % 2) for n in range(3))
+    assert welcome_credit(node.round(zero, zero.hello())) == 0
+    assert node.round(zero) == []
+    run.derived_row = 2
+    assert node.round(zero) == [Ack(0, 0, Limits().credit_bytes)]
+    # Who joins it awaits nothing: what is not derived now may await its own word.
+    node.emit(zero, LOSS, 80, 81)
+    run.to_derive_row = 3
+    assert welcome_credit(node.round(one, one.hello())) == Limits().credit_bytes
+    assert node.purges() == [80]
+    # And nobody waits for ever.
+    node.lose(zero)
+    node.lose(one)
+    assert welcome_credit(node.round(late, late.hello())) == 0
+    for _ in range(3):
+        node.now += 3.7
+        answers = node.round(late, Ping())
+    assert answers == [Pong(), Ack(0, 0, 0), Ack(0, 0, Limits().credit_bytes)]
+
+
+def test_where_nothing_can_be_hidden_nobody_waits_for_the_derivers(node: Node) -> None:
+    first = node.connect()
+    node.value(first, 0)
+    (run,) = node.clients.runs.values()
+    run.derived_row, run.to_derive_row = 1, 2
+    node.lose(first)
+    second = Peer(b"s" * 16)
+    assert welcome_credit(node.round(second, second.hello())) == Limits().credit_bytes
 
 
 def test_a_waiting_client_waits_at_the_next_daemon_too(node: Node) -> None:

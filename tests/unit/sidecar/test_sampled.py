@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from sidestep.proto import Hello, RunSpec, ServerSession
-from sidestep.sidecar.journal import ClientRow
-from sidestep.sidecar.roster import ClientEntry, RunEntry, Snapshot
-from sidestep.sidecar.sampled import Sampled
+from sidestep.sidecar.ingest.roster import ClientEntry, RunEntry, Snapshot
+from sidestep.sidecar.journal.writer import ClientRow
+from sidestep.sidecar.samplers.sampled import Sampled
 
 RUN = RunEntry(1, RunSpec("r", "/l"))
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sidestep.sidecar import sampling
+from sidestep.sidecar.samplers import sampling
 from sidestep.sidecar.samplers.gpu_sample import GpuSample
-from sidestep.sidecar.sampling import Sampling
+from sidestep.sidecar.samplers.sampling import Sampling
 from tests.support.clock import Clock
 
 if TYPE_CHECKING:

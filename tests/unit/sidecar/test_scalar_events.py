@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 from tensorboard.compat.proto.event_pb2 import Event
 
-from sidestep.sidecar.points import MixedBlock, ScalarBlock, wall_times_s
+from sidestep.sidecar.rows.points import MixedBlock, ScalarBlock, wall_times_s
 from sidestep.sidecar.sinks import event_layout, scalar_events
 from sidestep.sidecar.sinks.event_file import record, version_record
 from sidestep.sidecar.sinks.scalar_events import ScalarEvents

@@ -23,7 +23,7 @@ from sidestep.client.values.purge import Purge
 from sidestep.client.values.series import Series
 from sidestep.client.values.tensor import Tensor
 from sidestep.proto import RunSpec, Value as ValueRecord
-from sidestep.sidecar.points import Points
+from sidestep.sidecar.rows.points import Points
 from sidestep.sidecar.sinks.base import SinkContext, SinkState
 from sidestep.sidecar.sinks.tensorboard import TensorBoardSink
 from sidestep.sidecar.sinks.tensorboard_values.embeddings import folder_of

@@ -18,7 +18,7 @@ from sidestep.sidecar.cli.tail_model import StepClock, TailModel
 from sidestep.sidecar.cli.tail_screen import Screen
 from sidestep.sidecar.cli.tail_spans import Line, columns, fitted, plain, sized, width_of
 from sidestep.sidecar.cli.tail_view import ASCII_GLYPHS, Glyphs, frame
-from sidestep.sidecar.total_steps import total_steps
+from sidestep.sidecar.control.total_steps import total_steps
 
 NOW = 1_700_000_000.0
 

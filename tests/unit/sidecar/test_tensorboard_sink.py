@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from sidestep.proto import Array, RunSpec, Value
-from sidestep.sidecar.points import MixedBlock, Points
+from sidestep.sidecar.rows.points import MixedBlock, Points
 from sidestep.sidecar.sinks import folder_log, tensorboard
 from sidestep.sidecar.sinks.base import Sink, SinkContext, SinkState
 from sidestep.sidecar.sinks.tensorboard import TensorBoardSink
@@ -147,7 +147,7 @@ def test_numbers_alone_load_no_library_for_values(tmp_path: Path) -> None:
         import sys
         import numpy as np
         from sidestep.proto import RunSpec
-        from sidestep.sidecar.points import ScalarBlock
+        from sidestep.sidecar.rows.points import ScalarBlock
         from sidestep.sidecar.sinks.base import SinkContext
         from sidestep.sidecar.sinks.tensorboard import TensorBoardSink
         sink = TensorBoardSink()

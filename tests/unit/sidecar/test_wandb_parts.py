@@ -18,11 +18,7 @@ from sidestep.sidecar.sinks.wandb import _files_of
 from sidestep.sidecar.sinks.wandb_errors import without_key
 from sidestep.sidecar.sinks.wandb_file import RecordReader, cut
 from sidestep.sidecar.sinks.wandb_rows import Row, key_of
-from sidestep.sidecar.sinks.wandb_run import (
-    SETTINGS,
-    _writable_folder,
-    checked_settings,
-)
+from sidestep.sidecar.sinks.wandb_run import SETTINGS, _writable_folder, checked_settings
 from sidestep.sidecar.sinks.wandb_values import object_of
 from sidestep.sidecar.sinks.wandb_values.histograms import _buckets
 from tests.support.wandb_file import BLOCK, payloads

@@ -15,9 +15,9 @@ from hypothesis import given, strategies as st
 
 from sidestep.proto import RunSpec, Value
 from sidestep.proto.records import Scalars, encode_scalars, encode_value
-from sidestep.sidecar import cursor_file
 from sidestep.sidecar.alarms import State
-from sidestep.sidecar.journal import ClientRow, Journal
+from sidestep.sidecar.journal.writer import ClientRow, Journal
+from sidestep.sidecar.supervision import cursor_file
 from sidestep.sidecar.webhook import worker as worker_module
 from sidestep.sidecar.webhook.message import MAX_NOTICES, body, notice_of, plain, unpacked
 from sidestep.sidecar.webhook.post import Outcome, post, shown

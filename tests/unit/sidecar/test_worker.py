@@ -13,11 +13,11 @@ import pytest
 from sidestep.proto import RunSpec
 from sidestep.proto.records import Scalars, encode_scalars
 from sidestep.sidecar import worker as worker_module
-from sidestep.sidecar.cursor_file import load
-from sidestep.sidecar.journal import ClientRow, Journal
-from sidestep.sidecar.journal_reader import JournalReader
-from sidestep.sidecar.points import Points, ScalarBlock
+from sidestep.sidecar.journal.reader import JournalReader
+from sidestep.sidecar.journal.writer import ClientRow, Journal
+from sidestep.sidecar.rows.points import Points, ScalarBlock
 from sidestep.sidecar.sinks.base import SinkContext
+from sidestep.sidecar.supervision.cursor_file import load
 from sidestep.sidecar.worker import Worker
 
 SPEC = RunSpec("r", "/logs")

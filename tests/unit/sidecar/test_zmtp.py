@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from sidestep.proto import RemoteProtocolError
-from sidestep.sidecar.zmtp import Connection, framed
+from sidestep.sidecar.peers.zmtp import Connection, framed
 from tests.support.hostile import GREETING, ready
 
 MAX = 1000

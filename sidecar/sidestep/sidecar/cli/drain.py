@@ -208,7 +208,7 @@ def deliver_elsewhere(
     Raises:
         CommandError: not everything could be delivered; it is still there.
     """
-    from ..remote_outboxes import deliver, is_elsewhere
+    from ..outboxes.remote import deliver, is_elsewhere
 
     failures = deliver(paths, os.environ, timeout_s, say)
     if failures:

@@ -13,7 +13,7 @@ from typing import IO, Annotated, Final
 
 import typer
 
-from ..reader import Run
+from ..archive.reader import Run
 from . import wording
 from .common import CommandError, environment_paths
 from .completion import complete_run

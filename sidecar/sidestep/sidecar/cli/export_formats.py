@@ -16,7 +16,7 @@ from typing import IO, Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..points import ScalarBlock, wall_times_s
+from ..rows.points import ScalarBlock, wall_times_s
 from .common import CommandError
 
 COLUMNS: Final = ("run", "tag", "step", "wall_time", "value")

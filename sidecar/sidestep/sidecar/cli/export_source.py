@@ -17,10 +17,10 @@ from typing import Any, Final
 
 from sidestep.proto.paths import DEFAULT_LOG_DIR, OUTBOX_SUFFIX, outbox_dirs
 
-from .. import cursor_file
+from ..archive.reader import Run, find_run, runs
 from ..config import load
-from ..journal_reader import JournalReader
-from ..reader import Run, find_run, runs
+from ..journal.reader import JournalReader
+from ..supervision import cursor_file
 from . import wording
 from .common import CommandError
 from .control_client import Control, NoAnswerError, NoDaemonError

@@ -27,7 +27,7 @@ def keygen(
     `sidestep keygen DIR` makes a folder for the daemon's machine, with the keys of one client in
     it; `sidestep keygen DIR --client NAME` adds another client. Nothing is ever overwritten.
     """
-    from ..key_files import add_client, make_folder
+    from ..peers.key_files import add_client, make_folder
 
     folder = os.path.abspath(directory)
     if client is None:

@@ -14,7 +14,7 @@ from typing import Final
 
 from sidestep.proto.paths import RuntimePaths
 
-from ..lock import make_private
+from ..service.lock import make_private
 from .common import CommandError
 from .control_client import Control, DaemonInfo, NoAnswerError, NoDaemonError, parse_info
 

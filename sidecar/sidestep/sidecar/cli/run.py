@@ -12,7 +12,7 @@ import typer
 
 from sidestep.proto.paths import RuntimePaths
 
-from ..terminal import make_printing_harmless
+from ..service.terminal import make_printing_harmless
 from .common import CommandError, console, environment_paths
 from .control_client import Control, NoDaemonError, RefusedError
 from .drain import await_drained, deliver_elsewhere, drain_progress
@@ -46,7 +46,7 @@ def run(
 
     `sidestep run -- python train.py --epochs 10`
     """
-    from ..remote_outboxes import is_elsewhere
+    from ..outboxes.remote import is_elsewhere
 
     # When the terminal goes, CMD's end and what it logged still have to be seen to.
     make_printing_harmless()

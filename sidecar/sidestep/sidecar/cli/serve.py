@@ -30,8 +30,8 @@ def serve(
 
     from ..config import load
     from ..daemon import Daemon
-    from ..service_manager import ServiceManager
-    from ..terminal import make_printing_harmless
+    from ..service.service_manager import ServiceManager
+    from ..service.terminal import make_printing_harmless
 
     make_printing_harmless()
     paths = environment_paths()

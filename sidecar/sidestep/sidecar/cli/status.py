@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from ..progress import STALLED_S
+from ..service.progress import STALLED_S
 from . import wording
 from .common import CommandError, console, environment_paths
 from .control_client import Control, NoAnswerError, NoDaemonError

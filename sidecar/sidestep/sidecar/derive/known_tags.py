@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ..journal_reader import JournalReader
+from ..journal.reader import JournalReader
 
 
 class KnownTags(Mapping[int, tuple[str, ...]]):

@@ -9,6 +9,7 @@ record something is awaited and something is not.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,10 @@ import numpy.typing as npt
 from .reduced_numbers import reduced_columns
 from .rounds import Channel, Round, Rounds
 from .row_parts import RowParts
+
+
+_PART_BYTES: Final = 240
+"""What a rank's part of a record takes beside its numbers and flags, by tracemalloc."""
 
 
 class Record:
@@ -42,6 +47,7 @@ class Group:
 
     Attributes:
         channels: one of each tag.
+        part_bytes: about how much memory what one rank says of a step takes.
         steps: the open records.
     """
 
@@ -50,6 +56,7 @@ class Group:
         self.what = what
         self.tags = tags
         self.channels = [Channel(world, what, tag) for tag in tags]
+        self.part_bytes = 9 * len(tags) + _PART_BYTES
         self.steps: dict[int, list[Record]] = {}
 
     def join(self, step: int, rank: int, now_s: float) -> Record:
@@ -84,13 +91,19 @@ class Records:
     """All groups of a run.
 
     Args:
-        rounds: where tags go that go their own ways; it counts the parts of both.
+        rounds: where tags go that go their own ways.
+
+    Attributes:
+        many: numbers in open records.
+        nbytes: about how much memory they take.
     """
 
     def __init__(self, rounds: Rounds) -> None:
         self._rounds = rounds
         self._groups: dict[tuple[int, str, Sequence[str]], Group] = {}
         self._owners: dict[Channel, Group | None] = {}  # None: it goes its own way
+        self.many = 0
+        self.nbytes = 0
 
     def group(self, world: int, what: str, tags: Sequence[str]) -> Group | None:
         """The group of these tags; None when each of them goes its own way."""
@@ -116,6 +129,9 @@ class Records:
         for step, records in group.steps.items():
             for one in records:
                 ranks, table = list(one.parts), group.table(one)
+                self.many -= table.size
+                self.nbytes -= len(ranks) * group.part_bytes
+                self._rounds.many += table.size
                 for column, channel in enumerate(group.channels):
                     alone = Round(one.began_s)
                     alone.parts.update(zip(ranks, table[:, column].tolist(), strict=True))
@@ -125,6 +141,15 @@ class Records:
                     self._rounds.of(channel).setdefault(step, []).append(alone)
         group.steps.clear()
 
+    def take(
+        self, group: Group, one: Record, rank: int, part: bytes, row: RowParts, at: int
+    ) -> None:
+        """A rank's part of an open record, which is at `at` in its row."""
+        one.parts[rank] = part
+        one.places.append((row, at))
+        self.many += len(group.tags)
+        self.nbytes += group.part_bytes
+
     def close(self, group: Group, step: int, one: Record) -> None:
         """A record is shown: nothing of it is awaited any more."""
         records, width = group.steps[step], len(group.tags)
@@ -132,7 +157,8 @@ class Records:
             del group.steps[step]
         else:
             records.remove(one)
-        self._rounds.many -= len(one.parts) * width
+        self.many -= len(one.parts) * width
+        self.nbytes -= len(one.parts) * group.part_bytes
         for row, at in one.places:
             row.drop(at, width)
 

@@ -16,7 +16,7 @@ import msgpack
 from sidestep.proto import RemoteProtocolError, Value
 from sidestep.proto.limits import MAX_TAGS_PER_RECORD
 
-from ..worlds import Member
+from ..ingest.worlds import Member
 from .deriver import Derived
 from .records import Group, Record, Records
 from .reduced_numbers import reduced
@@ -25,7 +25,7 @@ from .row_parts import RowParts, RowReading, places_in
 from .world import World
 
 if TYPE_CHECKING:
-    from ..points import Points
+    from ..rows.points import Points
 
 _GRACE_S: Final = 5.0
 """How long a world that all have left is kept open for ranks that were never there."""
@@ -81,7 +81,7 @@ class Reducer:
 
     def __bool__(self) -> bool:
         """Whether something is awaited."""
-        return bool(self._rounds)
+        return bool(self._rounds) or self._records.many > 0
 
     def cursor(self, read_row: int) -> int:
         """The row before the oldest one of which something is awaited."""
@@ -104,7 +104,7 @@ class Reducer:
         """For status."""
         counts = self.counts
         return {
-            "awaited": self._rounds.many,
+            "awaited": self._rounds.many + self._records.many,
             "partial": counts.partial,
             "late": counts.late,
             "pushed_out": counts.pushed_out,
@@ -207,10 +207,9 @@ class Reducer:
                         self._is_late(channel, step, rank, row, place)
                 continue
             one = group.join(step, rank, row.now_s)
-            one.parts[rank] = data[8 * width * number : 8 * width * (number + 1)]
-            one.places.append((row.parts, at))
+            part = data[8 * width * number : 8 * width * (number + 1)]
+            self._records.take(group, one, rank, part, row.parts, at)
             one.time_ns = max(one.time_ns, times[number])
-            self._rounds.many += width
             if len(one.parts) >= size:
                 self._records.close(group, step, one)
                 if self._spans:
@@ -330,14 +329,18 @@ class Reducer:
 
     def _push_out(self) -> Iterator[Derived]:
         """Show the oldest rounds when more is awaited than memory is to hold."""
-        if self._rounds.many <= _MAX_PARTS and self._rounds.nbytes <= _MAX_BYTES:
+        if self._fits(1.0):
             return
         by_age = sorted(self._all(), key=lambda found: (found[2].began_s, found[1]))
         for of, step, one in by_age:
-            if self._rounds.many <= 0.9 * _MAX_PARTS and self._rounds.nbytes <= 0.9 * _MAX_BYTES:
+            if self._fits(0.9):
                 return
             self.counts.pushed_out += len(of.tags) if isinstance(of, Group) else 1
             yield from self._without_some(of, step, one)
+
+    def _fits(self, share: float) -> bool:
+        nbytes = self._rounds.nbytes + self._records.nbytes
+        return self._rounds.many <= share * _MAX_PARTS and nbytes <= share * _MAX_BYTES
 
     def _all(self) -> Iterator[tuple[Group | Channel, int, Record | Round]]:
         yield from self._records.all()

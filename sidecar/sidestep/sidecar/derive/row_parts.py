@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..worlds import Member
+from ..ingest.worlds import Member
 from .world import World
 
 

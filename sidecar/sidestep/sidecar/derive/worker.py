@@ -25,11 +25,11 @@ from sidestep.proto.limits import MAX_TAG_BYTES, MAX_TAGS_PER_RECORD
 from sidestep.proto.records import encode_value
 from sidestep.proto.tag_sets import RANK_PART
 
-from ..channel import Channel, ChannelClosedError
-from ..journal_reader import JournalReader, Row
-from ..roster import DERIVED_KINDS, DERIVER
-from ..terminal import leave_signals_to_the_daemon, make_printing_harmless
-from ..worlds import members
+from ..ingest.roster import DERIVED_KINDS, DERIVER
+from ..ingest.worlds import members
+from ..journal.reader import JournalReader, Row
+from ..service.terminal import leave_signals_to_the_daemon, make_printing_harmless
+from ..supervision.channel import Channel, ChannelClosedError
 
 if TYPE_CHECKING:
     from .deriver import Derive, Derived, Watcher
@@ -193,7 +193,7 @@ class Worker:
 
     def _made(self, run: _Run, row: Row) -> Iterable[Derived]:
         """What is made of a row."""
-        from ..points import read_points
+        from ..rows.points import read_points
         from .known_tags import KnownTags
 
         try:

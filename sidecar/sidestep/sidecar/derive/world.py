@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..worlds import Member
+from ..ingest.worlds import Member
 
 
 class World:

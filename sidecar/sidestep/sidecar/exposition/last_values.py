@@ -16,8 +16,8 @@ import numpy as np
 from sidestep.proto import RemoteProtocolError, Value
 
 from ..alarms import PREFIX
-from ..journal_reader import JournalReader, Row
-from ..points import MixedBlock, Points, ScalarBlock, read_points
+from ..journal.reader import JournalReader, Row
+from ..rows.points import MixedBlock, Points, ScalarBlock, read_points
 
 MAX_LEFT_OUT: Final = 100_000
 """Tags beyond the cap that are remembered, to be counted once each."""

@@ -21,9 +21,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from ..channel import Channel, ChannelClosedError
-from ..journal_reader import JournalReader
-from ..terminal import leave_signals_to_the_daemon, make_printing_harmless
+from ..journal.reader import JournalReader
+from ..service.terminal import leave_signals_to_the_daemon, make_printing_harmless
+from ..supervision.channel import Channel, ChannelClosedError
 from . import address
 from .families import Own, families
 from .last_values import LastValues

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
-from ..roster import Snapshot
-from ..supervisor import Supervisor
-from ..wanted import FORWARD
+from ..ingest.roster import Snapshot
+from ..supervision.supervisor import Supervisor
+from ..supervision.wanted import FORWARD
 
 _INTERVAL_S: Final = 1.0
 

@@ -15,7 +15,7 @@ from sidestep.proto.addresses import is_loopback, is_tcp
 from sidestep.proto.keys import KeysError
 from sidestep.proto.limits import MAX_FRAME_BYTES
 
-from ..keys import read_key
+from ..peers.keys import read_key
 
 _QUEUED_FRAMES: Final = 1000
 _KEEPALIVE_S: Final = 30

@@ -22,9 +22,9 @@ from sidestep.proto import Alarm, Batch, Books, RemoteProtocolError
 from sidestep.proto.limits import MAX_DATA_BYTES
 from sidestep.proto.session import ClientState
 
-from ..cursor_file import Cursor
-from ..journal_reader import Row
-from ..roster import NODE
+from ..ingest.roster import NODE
+from ..journal.reader import Row
+from ..supervision.cursor_file import Cursor
 from .delivery import Delivery
 from .passengers import OWN, Passenger
 from .units import Unit, gap, units_of

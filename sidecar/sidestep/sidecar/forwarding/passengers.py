@@ -9,9 +9,9 @@ from typing import Final
 
 from sidestep.proto import Books, Hello, RunSpec
 
-from ..introductions import read_introduction
-from ..journal_reader import JournalReader
-from ..roster import NODE
+from ..ingest.introductions import read_introduction
+from ..ingest.roster import NODE
+from ..journal.reader import JournalReader
 
 OWN: Final = "daemon"
 """The state of what the daemon itself says, and does not pass on."""

@@ -20,8 +20,9 @@ from typing import Any, Final
 from sidestep.proto import Alarm, Books, Tags
 from sidestep.proto.keys import KeysError
 
-from .. import cursor_file, journal_check
-from ..journal_reader import JournalReader
+from ..journal import check as journal_check
+from ..journal.reader import JournalReader
+from ..supervision import cursor_file
 from .crossing import Crossing, jitter
 from .delivery import Delivery
 from .links import keys_for

@@ -20,18 +20,10 @@ from typing import Final
 
 import google_crc32c
 
-from ..points import MixedBlock, Points, ScalarBlock
+from ..rows.points import MixedBlock, Points, ScalarBlock
 from . import archive_format as form
 from .base import SinkContext, SinkState
-from .event_file import (
-    CRC,
-    HEAD,
-    MAX_FILE_BYTES,
-    EventFile,
-    LostFileError,
-    masked,
-    open_folder,
-)
+from .event_file import CRC, HEAD, MAX_FILE_BYTES, EventFile, LostFileError, masked, open_folder
 
 _FLUSH_BYTES: Final = 1 << 20
 """Blocks are handed to the system in portions of about this size, and at each commit."""

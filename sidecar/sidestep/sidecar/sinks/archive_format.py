@@ -28,7 +28,7 @@ import google_crc32c
 import msgpack
 import numpy as np
 
-from ..points import MixedBlock, ScalarBlock
+from ..rows.points import MixedBlock, ScalarBlock
 from .event_file import CRC, HEAD, masked, record, record_head
 from .sheet import Sheet, places_of
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from sidestep.proto import RunSpec, SidestepError
 
-from ..points import Points
+from ..rows.points import Points
 
 SinkState = Mapping[str, object]
 """What a sink needs to take up its work again: MessagePack types, a few hundred bytes."""

@@ -127,7 +127,7 @@ class FolderLog:
         """
         folder = open_folder(self._root, self._parts, make=True)
         try:
-            # Also its own file's, if that is lost: a TensorBoard that had it open goes on from there.
+            # Its own lost file too: a TensorBoard that had it open goes on from there.
             taken = [_second_of(name) for name in (*os.listdir(folder), self._name)]
         finally:
             os.close(folder)

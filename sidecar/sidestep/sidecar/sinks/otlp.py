@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from ..points import Points, ScalarBlock
+from ..rows.points import Points, ScalarBlock
 from .base import SinkContext, SinkState, SinkUnusableError
 
 if TYPE_CHECKING:

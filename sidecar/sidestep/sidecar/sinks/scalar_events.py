@@ -17,7 +17,7 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from ..points import MixedBlock, ScalarBlock, wall_times_s
+from ..rows.points import MixedBlock, ScalarBlock, wall_times_s
 from .event_file import CRC, HEAD, masked
 from .event_layout import (
     STEP_AT,

@@ -16,7 +16,7 @@ import numpy as np
 from sidestep.proto import Value
 from sidestep.proto.limits import MAX_TAG_BYTES
 
-from ..points import ScalarBlock, wall_times_s
+from ..rows.points import ScalarBlock, wall_times_s
 from .event_file import record
 from .folder_log import is_safe_folder, safe_folder
 

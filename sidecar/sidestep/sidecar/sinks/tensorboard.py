@@ -19,7 +19,7 @@ from typing import Any, Final, cast
 
 from sidestep.proto import Value
 
-from ..points import MixedBlock, Points, ScalarBlock
+from ..rows.points import MixedBlock, Points, ScalarBlock
 from .base import SinkContext, SinkState
 from .event_file import record
 from .folder_log import FolderLog, is_safe_folder, safe_folder, safe_suffix

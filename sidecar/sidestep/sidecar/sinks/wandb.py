@@ -32,7 +32,7 @@ from typing import Any, Final, cast
 
 from sidestep.proto import Value
 
-from ..points import MixedBlock, Points, ScalarBlock
+from ..rows.points import MixedBlock, Points, ScalarBlock
 from . import wandb_alerts
 from .base import SinkContext, SinkState
 from .rendering.hparams import hparams_of

@@ -17,7 +17,7 @@ from sidestep.proto import RunSpec, Value
 
 from .. import alarms
 from ..alarms import State
-from ..points import wall_times_s
+from ..rows.points import wall_times_s
 
 MAX_NOTICES: Final = 100
 """What waits at most; of more, the oldest go, and the message says how many."""

@@ -24,11 +24,12 @@ from typing import Any, Final
 
 from sidestep.proto import RemoteProtocolError, RunSpec, Value
 
-from .. import alarms, cursor_file
+from .. import alarms
 from ..alarms import State
-from ..cursor_file import Cursor
-from ..journal_reader import JournalReader, Row
-from ..points import read_points
+from ..journal.reader import JournalReader, Row
+from ..rows.points import read_points
+from ..supervision import cursor_file
+from ..supervision.cursor_file import Cursor
 from .message import MAX_NOTICES, body, notice_of, unpacked
 from .post import Outcome, Post, post
 

@@ -12,8 +12,8 @@ import msgpack
 import numpy as np
 
 from sidestep.proto import RunSpec
-from sidestep.sidecar.points import ScalarBlock
-from sidestep.sidecar.reader import Run, find_run, runs
+from sidestep.sidecar.archive.reader import Run, find_run, runs
+from sidestep.sidecar.rows.points import ScalarBlock
 from sidestep.sidecar.sinks.archive import ArchiveSink
 from sidestep.sidecar.sinks.archive_format import (
     BODY_HEAD,

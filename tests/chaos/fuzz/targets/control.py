@@ -10,10 +10,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from sidestep.proto import RunSpec
-from sidestep.sidecar.control import Control
-from sidestep.sidecar.journal_reader import JournalReader
-from sidestep.sidecar.roster import RunEntry, Snapshot
-from sidestep.sidecar.supervisor import Supervisor
+from sidestep.sidecar.control.requests import Control
+from sidestep.sidecar.ingest.roster import RunEntry, Snapshot
+from sidestep.sidecar.journal.reader import JournalReader
+from sidestep.sidecar.supervision.supervisor import Supervisor
 
 from .. import scratch
 from ..mutator import changed, mutate_bytes

@@ -12,12 +12,12 @@ import msgpack
 import numpy as np
 
 from sidestep.proto import RunSpec
-from sidestep.sidecar import cursor_file
-from sidestep.sidecar.cursor_file import Cursor
-from sidestep.sidecar.points import ScalarBlock
+from sidestep.sidecar.rows.points import ScalarBlock
 from sidestep.sidecar.sinks.archive import ArchiveSink
 from sidestep.sidecar.sinks.base import SinkContext
 from sidestep.sidecar.sinks.tensorboard import TensorBoardSink
+from sidestep.sidecar.supervision import cursor_file
+from sidestep.sidecar.supervision.cursor_file import Cursor
 
 from .. import scratch
 from ..mutator import mutate_bytes, mutate_packed

@@ -13,13 +13,13 @@ import numpy as np
 
 from sidestep.proto import RunSpec, Value
 from sidestep.sidecar.alarms import Rules
+from sidestep.sidecar.derive.deriving import Deriving
 from sidestep.sidecar.derive.worker import Worker, watchers
-from sidestep.sidecar.derive_state import DeriveState
-from sidestep.sidecar.deriving import Deriving
-from sidestep.sidecar.journal import ClientRow, Journal
-from sidestep.sidecar.journal_reader import JournalReader, Row
-from sidestep.sidecar.own_points import OwnPoints
-from sidestep.sidecar.roster import DaemonPoints, RunEntry
+from sidestep.sidecar.ingest.own_points import OwnPoints
+from sidestep.sidecar.ingest.roster import DaemonPoints, RunEntry
+from sidestep.sidecar.journal.derive_state import DeriveState
+from sidestep.sidecar.journal.reader import JournalReader, Row
+from sidestep.sidecar.journal.writer import ClientRow, Journal
 from tests.support.moments import float32, moments_value
 from tests.unit.sidecar.test_derive_parameters import value_of as parameters_value
 

@@ -12,8 +12,8 @@ from struct import Struct
 from sidestep.proto import RunSpec, Scalars
 from sidestep.proto.records import encode_scalars
 from sidestep.sidecar.alarms import states_of
-from sidestep.sidecar.journal import ClientRow, Journal
-from sidestep.sidecar.journal_reader import JournalReader
+from sidestep.sidecar.journal.reader import JournalReader
+from sidestep.sidecar.journal.writer import ClientRow, Journal
 
 from .. import scratch
 from ..mutator import mutate_bytes

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from sidestep.proto import Batch, Gap, Part, RemoteProtocolError, ServerSession, Tags, encode
 from sidestep.proto.limits import MAX_SEQ
 from sidestep.proto.segments import Outbox
-from sidestep.sidecar.adopt import Adoption, find_dead
+from sidestep.sidecar.ingest.adopt import Adoption, find_dead
 from tests.unit.client.outboxes import Box, new_box
 
 from .. import scratch

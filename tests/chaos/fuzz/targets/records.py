@@ -16,7 +16,7 @@ from sidestep.proto.records import (
     encode_value,
     walk,
 )
-from sidestep.sidecar.points import ScalarBlock, check_rows, read_points
+from sidestep.sidecar.rows.points import ScalarBlock, check_rows, read_points
 from tests.unit.proto.strategies import scalars, values
 
 from ..mutator import mutate_bytes, mutate_packed

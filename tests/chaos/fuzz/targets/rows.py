@@ -14,9 +14,9 @@ import msgpack
 
 from sidestep.proto import RunSpec, Scalars, Value
 from sidestep.proto.records import encode_scalars, encode_value
-from sidestep.sidecar.feed import scalar_rows
-from sidestep.sidecar.journal import ClientRow, Journal
-from sidestep.sidecar.journal_reader import JournalReader
+from sidestep.sidecar.journal.reader import JournalReader
+from sidestep.sidecar.journal.writer import ClientRow, Journal
+from sidestep.sidecar.live.feed import scalar_rows
 from sidestep.sidecar.worker import Worker
 from tests.unit.proto.strategies import values
 

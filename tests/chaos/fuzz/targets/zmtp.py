@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 
 from sidestep.proto import RemoteProtocolError
-from sidestep.sidecar.zmtp import GREETING, Connection, framed
+from sidestep.sidecar.peers.zmtp import GREETING, Connection, framed
 
 from ..mutator import mutate_bytes
 from ..packing import join, pieces, pieces_mutator

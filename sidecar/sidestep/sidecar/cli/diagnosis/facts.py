@@ -272,7 +272,7 @@ def journal(state_dir: str, daemon_lives: bool) -> dict[str, Any]:
 
 
 def _runs(connection: sqlite3.Connection, state_dir: str) -> Iterator[dict[str, Any]]:
-    from ...journal_reader import read_runs, read_totals
+    from ...journal.reader import read_runs, read_totals
 
     (identity,) = connection.execute("SELECT id FROM identity").fetchone()
     totals = read_totals(connection)
@@ -292,7 +292,7 @@ def _runs(connection: sqlite3.Connection, state_dir: str) -> Iterator[dict[str, 
 def _cursors(
     state_dir: str, spec: RunSpec, identity: int
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    from ... import cursor_file
+    from ...supervision import cursor_file
 
     folder = os.path.join(state_dir, "cursors")
     stem = cursor_file.file_name(spec.name, spec.log_dir, "")

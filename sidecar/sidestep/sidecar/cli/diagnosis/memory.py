@@ -52,7 +52,7 @@ def _processes(scene: Scene) -> Iterator[Finding]:
 
 
 def _journal(scene: Scene) -> Iterator[Finding]:
-    from ...wanted import KEEP_WHAT_WAITS
+    from ...supervision.wanted import KEEP_WHAT_WAITS
 
     doing(f"measuring the journal in {scene.state_dir}")
     nbytes = 0

@@ -18,7 +18,7 @@ from sidestep.proto.limits import MAX_SEQ
 from sidestep.proto.paths import OUTBOX_SUFFIX
 from sidestep.proto.segments import FINISHED, FREE, LOST, REJECTED, Outbox
 
-from ...adopt import DAMAGED_SUFFIX
+from ...ingest.adopt import DAMAGED_SUFFIX
 from . import machine
 
 _LOCK: Final = struct.Struct("hhqqi4x")

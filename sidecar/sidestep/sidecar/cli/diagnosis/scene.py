@@ -58,7 +58,7 @@ class RunSeen:
     @property
     def goes_to(self) -> str:
         """The daemon that it is passed on to and that writes it; "" when it is written here."""
-        from ...wanted import FORWARD  # here, since its settings take long to load
+        from ...supervision.wanted import FORWARD
 
         found = self.sink(FORWARD)
         return "" if found is None else str(found.get("address") or "the next daemon")

@@ -49,7 +49,7 @@ def check(scene: Scene) -> Iterator[Finding]:
 
 
 def _of(scene: Scene, run: RunSeen, sink: Mapping[str, Any]) -> Iterator[Finding]:
-    from ...wanted import KEEP_WHAT_WAITS
+    from ...supervision.wanted import KEEP_WHAT_WAITS
 
     name = str(sink.get("name"))
     where = _DESTINATIONS.get(name, name)

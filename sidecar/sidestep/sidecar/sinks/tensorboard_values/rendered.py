@@ -10,7 +10,7 @@ from tensorboard.compat.proto import event_pb2
 
 from sidestep.proto import Value
 
-from ...points import wall_times_s
+from ...rows.points import wall_times_s
 
 # Its members are made at import: no type checker sees them.
 _EVENTS: Final[Any] = event_pb2

@@ -1,0 +1,1 @@
+"""From frames to journalled rows: clients, their sessions, their books."""

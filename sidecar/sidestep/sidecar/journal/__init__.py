@@ -1,0 +1,1 @@
+"""The journal: the one queue, a SQLite file that holds what somebody has not passed."""

@@ -1,0 +1,1 @@
+"""Numbers to whoever runs `tail`: as they come, and those before."""

@@ -1,0 +1,1 @@
+"""The copy of a run's files in object storage."""

@@ -1,0 +1,1 @@
+"""Outboxes of dead trainers that are for another machine's daemon, and who holds one."""

@@ -1,0 +1,1 @@
+"""Where peers come in: sockets and their bounds, keys, and what is refused."""
