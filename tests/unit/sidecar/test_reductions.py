@@ -527,7 +527,7 @@ def test_what_is_awaited_is_bounded(
     node: Callable[..., Node], monkeypatch: pytest.MonkeyPatch, together: bool
 ) -> None:
     monkeypatch.setattr(reducer_module, "_MAX_PARTS", 100)
-    monkeypatch.setattr(reducer_module, "_MAX_BYTES", 50 * 258)
+    monkeypatch.setattr(reducer_module, "_MAX_BYTES", 50 * 318)
     n = node(2)
     tags = {0: ReducedTags(TAGS, "mean")}
     if not together:

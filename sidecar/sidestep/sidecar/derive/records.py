@@ -18,9 +18,8 @@ from .reduced_numbers import reduced_columns
 from .rounds import Channel, Round, Rounds
 from .row_parts import RowParts
 
-
-_PART_BYTES: Final = 240
-"""What a rank's part of a record takes beside its numbers and flags, by tracemalloc."""
+_PART_BYTES: Final = 300
+"""What a rank's part of a record takes beside its numbers and flags, about."""
 
 
 class Record:
