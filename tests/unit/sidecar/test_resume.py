@@ -488,7 +488,8 @@ def test_a_new_attempt_waits_for_what_is_derived_of_the_one_before(node: Node) -
     # And nobody waits for ever.
     node.lose(zero)
     node.lose(one)
-    assert welcome_credit(node.round(late, late.hello())) == 0
+    answers = node.round(late, late.hello())
+    assert welcome_credit(answers) == 0
     for _ in range(3):
         node.now += 3.7
         answers = node.round(late, Ping())

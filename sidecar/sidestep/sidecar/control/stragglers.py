@@ -95,7 +95,8 @@ def _beside(one: Mapping[str, Any], living: Sequence[Mapping[str, Any]]) -> dict
 
 def _tolerated(one: Mapping[str, Any]) -> float:
     """Steps that a rank may seem behind, only because it was heard of a moment earlier."""
-    return max(_FEWEST_STEPS, _HEARD_S / one["median_step_time_s"])
+    median_s: float = one["median_step_time_s"]
+    return max(_FEWEST_STEPS, _HEARD_S / median_s)
 
 
 def step_times(clients: Iterable[ClientEntry]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """The journal: the one durable queue between the trainers and the sinks, in SQLite.
 
 One thread writes (ingest); sinks, derivers and the feed read over connections of their own
-(`journal_reader`). A row is a batch of records as it came; a client's `durable_seq` is stored in
+(`reader`). A row is a batch of records as it came; a client's `durable_seq` is stored in
 the same transaction as its rows, which is the whole of deduplication. Rows are numbered without
 reuse, so a row number is a cursor. A row leaves when everybody who must read it has passed it and
 it is not among the newest `history_bytes`, which `tail --history` and a restarted feed read.
