@@ -27,6 +27,7 @@ from sidestep.sidecar.derive.decode import decode
 from sidestep.sidecar.derive.deriving import Deriving, underived
 from sidestep.sidecar.derive.figures import figures
 from sidestep.sidecar.derive.reduced_numbers import reduced
+from sidestep.sidecar.derive.rounds import Channel, Spans
 from sidestep.sidecar.derive.worker import Worker
 from sidestep.sidecar.ingest.own_points import OwnPoints
 from sidestep.sidecar.ingest.roster import REDUCED, DaemonPoints, RunEntry
@@ -489,6 +490,21 @@ def test_ranks_that_never_come_are_waited_for_once(node: Callable[..., Node]) ->
     n.row(other, scalars(2, 3.0, 2.0))
     n.work(0.5)
     assert n.curve("loss_ranks") == {0: 1.0, 1: 1.0, 2: 2.0}
+
+
+def test_nearly_all_of_a_large_world_missing_is_a_few_bytes_of_each_tag() -> None:
+    """They are stored with every message of the derivers."""
+    channels = [Channel(1, "mean", f"t{number}") for number in range(100)]
+    spans = Spans()
+    for channel in channels:
+        spans.partial(channel, 5, frozenset({*range(1, 1000), *range(1001, 5000)}))
+    stored = msgpack.packb(spans.packed())
+    assert len(stored) < 100 * 40
+    again = Spans(msgpack.unpackb(stored))
+    late = [again.is_late(channels[7], 5, rank) for rank in (0, 1, 999, 1000, 1001, 4999, 5000)]
+    assert late == [False, True, True, False, True, True, False]
+    assert not again.is_late(channels[7], 6, 1)
+    assert (again.may_miss(1, 4999), again.may_miss(1, 0)) == (True, False)
 
 
 def test_a_short_job_whose_first_rank_ends_before_the_last_begins(

@@ -74,7 +74,7 @@ class Reducer:
         state: dict[str, Any] = msgpack.unpackb(stored, strict_map_key=False) if stored else {}
         self._awaited: dict[int, list[int] | None] = state.get("rows", {})
         self._resume_to = read_row
-        self._spans = Spans(state.get("spans"))
+        self._spans = Spans(state.get("without"))
         self.counts = Counts(*state.get("counts", ()))
 
     # --- state -----------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ class Reducer:
         counts = self.counts
         state = {
             "rows": {**self._awaited, **{row: parts.packed() for row, parts in self._rows.items()}},
-            "spans": self._spans.packed(),
+            "without": self._spans.packed(),
             "counts": [counts.partial, counts.late, counts.pushed_out],
         }
         return cast("bytes", msgpack.packb(state))

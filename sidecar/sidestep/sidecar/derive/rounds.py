@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 from typing import Any, Final, NamedTuple, cast
 
 from .row_parts import RowParts
@@ -77,7 +79,7 @@ class Spans:
         self._spans: dict[Channel, list[tuple[int, int, frozenset[int], bool]]] = {}
         for world, what, tag, spans in cast("list[Any]", stored or []):
             self._spans[Channel(world, what, tag)] = [
-                (first, last, frozenset(missing), is_open)
+                (first, last, _ranks_in(tuple(missing)), is_open)
                 for first, last, missing, is_open in spans
             ]
         self._missed = self._all_missed()
@@ -90,7 +92,7 @@ class Spans:
         return [
             [
                 *channel,
-                [[first, last, sorted(missing), is_open] for first, last, missing, is_open in s],
+                [[first, last, _ranges(missing), is_open] for first, last, missing, is_open in s],
             ]
             for channel, s in self._spans.items()
         ]
@@ -139,6 +141,23 @@ class Spans:
             for _, _, missing, _ in spans
             for rank in missing
         }
+
+
+@lru_cache(maxsize=64)
+def _ranges(ranks: frozenset[int]) -> tuple[int, ...]:
+    """Ranks as (first, last + 1, ...): nearly all of a large world may be missing, for each tag."""
+    found: list[int] = []
+    for rank in sorted(ranks):
+        if found and found[-1] == rank:
+            found[-1] += 1
+        else:
+            found += [rank, rank + 1]
+    return tuple(found)
+
+
+@lru_cache(maxsize=64)
+def _ranks_in(ranges: tuple[int, ...]) -> frozenset[int]:
+    return frozenset(chain.from_iterable(map(range, ranges[::2], ranges[1::2])))
 
 
 class Rounds:
