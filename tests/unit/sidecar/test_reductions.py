@@ -19,14 +19,14 @@ from hypothesis import given, settings, strategies as st
 from sidestep.proto import Array, RunSpec, Scalars, Value
 from sidestep.proto.limits import MAX_TAGS_PER_RECORD
 from sidestep.proto.records import encode_scalars, encode_value
-from sidestep.proto.tag_sets import RANK_PART, ReducedTags
+from sidestep.proto.tag_sets import RANK_PART, REDUCTIONS, ReducedTags
 from sidestep.sidecar.alarms import Rules
 from sidestep.sidecar.derive import reducer as reducer_module, worker as worker_module
 from sidestep.sidecar.derive.additive import merge
 from sidestep.sidecar.derive.decode import decode
 from sidestep.sidecar.derive.deriving import Deriving, underived
 from sidestep.sidecar.derive.figures import figures
-from sidestep.sidecar.derive.reduced_numbers import reduced
+from sidestep.sidecar.derive.reduced_numbers import reduced, reduced_columns
 from sidestep.sidecar.derive.rounds import Channel, Spans
 from sidestep.sidecar.derive.worker import Worker
 from sidestep.sidecar.ingest.own_points import OwnPoints
@@ -209,6 +209,20 @@ def test_no_order_changes_a_reduction(values: list[float], random: Any) -> None:
     for how in ("mean", "sum", "min", "max", "spread"):
         first, second = reduced(how, values), reduced(how, shuffled)
         assert all(same(first[key], second[key]) for key in first), how
+
+
+@given(
+    st.integers(1, 5).flatmap(
+        lambda tags: st.lists(st.lists(FLOATS, min_size=tags, max_size=tags), min_size=1)
+    )
+)
+def test_columns_are_reduced_as_each_alone(table: list[list[float]]) -> None:
+    for how in REDUCTIONS:
+        found = reduced_columns(how, np.array(table))
+        for column, numbers in enumerate(zip(*table, strict=True)):
+            alone = reduced(how, numbers)
+            assert found.keys() == alone.keys()
+            assert all(same(found[key][column], alone[key]) for key in alone), how
 
 
 @given(st.lists(st.floats(-1e300, 1e300), min_size=1, max_size=20))
