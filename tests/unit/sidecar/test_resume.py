@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,7 @@ class Peer:
     rank: int = 0
     run: RunSpec = field(default_factory=lambda: RunSpec("r", "/logs"))
     outbox: str = ""
+    world_size: int = 1
     connection: int = 0
     seq: int = 0
     tag_sets: list[tuple[str, ...]] = field(default_factory=list[tuple[str, ...]])
@@ -112,7 +113,8 @@ class Peer:
 
     def hello(self) -> Hello:
         self.connection += 1
-        return Hello(self.uuid, 1, self.connection, self.run, rank=self.rank, outbox=self.outbox)
+        who = Hello(self.uuid, 1, self.connection, self.run, rank=self.rank, outbox=self.outbox)
+        return replace(who, world_size=self.world_size)
 
 
 class Node:
@@ -454,6 +456,24 @@ def test_a_client_that_is_heard_lives(node: Node) -> None:
     assert node.round(second) == []  # it was told in the round before
     node.emit(second, LOSS, 80)
     assert node.purges() == []
+
+
+def test_nobody_joins_a_world_of_which_the_rest_may_be_dead(node: Node) -> None:
+    """A job on another machine was killed and begun again; its ranks were not heard at once."""
+    job: dict[str, Any] = {"outbox": "/nowhere/on/this/machine", "world_size": 2}
+    dead = [node.connect(rank=rank, **job) for rank in (0, 1)]
+    for one in dead:
+        node.round(one, Ping())
+        node.emit(one, LOSS, *range(10))
+        node.now += 0.5
+    assert [node.entry(one).world for one in dead] == [1, 1]
+    again = [node.connect(rank=rank, **job) for rank in (0, 1)]
+    for _ in range(30):
+        node.now += 0.5
+        for one in again:
+            node.round(one, Ping())
+    assert [node.entry(one).row.state for one in dead] == ["lost", "lost"]
+    assert [node.entry(one).world for one in again] == [2, 2]
 
 
 def test_nobody_waits_for_ever(node: Node) -> None:

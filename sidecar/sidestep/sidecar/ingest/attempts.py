@@ -5,11 +5,12 @@ client did is stored in the transaction of its records, and so is the purge, in 
 
 Whether a client goes on with a run can be said when all that came before it is in the journal. So a
 new client gets its first credit when the outboxes of the dead have been looked through, those
-of its run are read, and it is known of each client of its rank whether it lives: at once as a rule,
-since a living client's outbox is locked and lies here, and within `_WAIT_S` in any case. The first
-of a new attempt also waits, as long again at most, until the derivers have said what they make of
-the attempts before it: reductions over ranks, of which the newest await the dead, would else be
-drawn behind the purge. It holds its records meanwhile, as it would if the disk were full.
+of its run are read, and it is known of each client of its rank, and of its world, whether it lives:
+at once as a rule, since a living client's outbox is locked and lies here, and within `_WAIT_S` in
+any case. The first of a new attempt also waits, as long again at most, until the derivers have said
+what they make of the attempts before it: reductions over ranks, of which the newest await the dead,
+would else be drawn behind the purge. It holds its records meanwhile, as it would if the disk were
+full.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ class Attempts:
                 continue
             run = (entry.run.name, entry.run.log_dir)
             since = waiting.since
-            unsure = run in adopting or any(self._unsure(o, since) for o in self._beside(entry))
+            unsure = run in adopting or any(self._unsure(o, since) for o in self._before(entry))
             if unsure and now - since < _WAIT_S:
                 continue
             if waiting.known is None:
@@ -163,6 +164,14 @@ class Attempts:
         """The other clients of the run with the same rank."""
         for other in self._of_run(entry.row.run_id):
             if other is not entry and other.row.rank == entry.row.rank:
+                yield other
+
+    def _before(self, entry: ClientEntry) -> Iterator[ClientEntry]:
+        """Those beside it, and the ranks whose world it would join if one of them lived."""
+        mine = entry.hello.world_size, entry.hello.attempt
+        for other in self._of_run(entry.row.run_id):
+            same_job = (other.hello.world_size, other.hello.attempt) == mine and mine[0] > 1
+            if other is not entry and (same_job or other.row.rank == entry.row.rank):
                 yield other
 
     def _unsure(self, other: ClientEntry, since: float) -> bool:
