@@ -127,11 +127,14 @@ def test_four_ranks_and_every_process_of_the_daemon_killed(
         job[rank].emit({"t": float(rank)}, step=step, reduce="spread")
 
     emit(0, 20, lagging=2)
-    derivers = [p for p in sandbox.processes() if "sidestep.sidecar.derive.worker" in p.cmdline()]
-    for process in derivers:
+    derivers = wait_until(
+        lambda: [p for p in sandbox.processes() if "sidestep.sidecar.derive.worker" in p.cmdline()],
+        30,
+        "no derivers came",
+    )
+    for process in derivers or ():
         with suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGKILL)
-    assert derivers
     catch_up(19, 2)
     emit(20, 40, lagging=1)
     daemon.kill()

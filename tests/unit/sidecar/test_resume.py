@@ -516,6 +516,27 @@ def test_a_new_attempt_waits_for_what_is_derived_of_the_one_before(node: Node) -
     assert answers == [Pong(), Ack(0, 0, 0), Ack(0, 0, Limits().credit_bytes)]
 
 
+def test_a_job_that_grows_goes_on_from_a_checkpoint(node: Node) -> None:
+    """The rank that it did not have before may be the first to speak, of what all reduce."""
+    old = node.connect(world_size=1)
+    node.emit(old, LOSS, *range(100))
+    (run,) = node.clients.runs.values()
+    run.derived_row, run.to_derive_row = 1, 2
+    node.lose(old)
+    zero, one = (Peer(bytes([100 + n]) * 16, rank=n, world_size=2) for n in range(2))
+    for peer in (one, zero):
+        assert welcome_credit(node.round(peer, peer.hello())) == 0
+    run.derived_row = 2
+    assert node.round(one) == [Ack(0, 0, Limits().credit_bytes)]
+    for peer in (one, zero):
+        node.emit(peer, LOSS, *range(80, 90))
+    assert node.purges() == [80]
+    # An evaluation beside them resumes nothing, and waits for nothing.
+    run.to_derive_row = 3
+    script = Peer(b"e" * 16)
+    assert welcome_credit(node.round(script, script.hello())) == Limits().credit_bytes
+
+
 def test_where_nothing_can_be_hidden_nobody_waits_for_the_derivers(node: Node) -> None:
     first = node.connect()
     node.value(first, 0)

@@ -189,7 +189,9 @@ class Attempts:
         others = list(self._of_run(run.id))
         if join(entry, others) <= max((other.world for other in others), default=0):
             return False  # who joins others awaits nothing: what is awaited may be its own word
-        return lead([other.trail for other in self._beside(entry)]) is not None
+        if any(other.row.state == "live" for other in self._beside(entry)):
+            return False  # it resumes nothing
+        return lead([other.trail for other in others if other is not entry]) is not None
 
     def _begin(self, entry: ClientEntry) -> None:
         """All that came before is known: the client begins a new attempt, or joins one."""
@@ -209,6 +211,8 @@ class Attempts:
         """See whether the client goes on with what others have begun."""
         trail = entry.trail
         before = [o for o in self._beside(entry) if 0 < o.trail.attempt < trail.attempt]
+        if not before:  # a rank that the job did not have before goes on with what the others had
+            before = [o for o in self._of_run(run.id) if 0 < o.world < entry.world]
         if entry.row.uuid not in self._open:
             found = lead([other.trail for other in before])
             leading = frozenset(self._tags(before[found[0]], found[1])) if found else frozenset()
