@@ -119,5 +119,9 @@ def test_a_port_that_is_taken_is_said_and_tried_again(sandbox: Sandbox) -> None:
         sandbox.serve(SIDESTEP_PROMETHEUS=f"127.0.0.1:{port}")
         wait_until(lambda: sandbox.status()["daemon"]["prometheus"]["error"], 30, "no error")
         assert "in use" in sandbox.status()["daemon"]["prometheus"]["error"]
+        for command in ("status", "doctor"):
+            assert "Prometheus is shown nothing: Address already in use" in " ".join(
+                sandbox.cli(command).stdout.split()
+            )
     assert metrics_url(sandbox) == f"http://127.0.0.1:{port}/metrics"
     assert sandbox.said().count("cannot listen") == 1

@@ -175,6 +175,11 @@ def troubles(answer: Mapping[str, Any], log: str) -> Iterator[str]:
             f"{daemon.get('state_dir')}: what they held and no sink had written is in them alone. "
             "Delete journal.sqlite.damaged-* there when nobody needs them"
         )
+    if error := (daemon.get("prometheus") or {}).get("error"):
+        yield wording.printable(
+            f"Prometheus is shown nothing: {error}. It is tried again; another address is set "
+            "with `prometheus` (SIDESTEP_PROMETHEUS)"
+        )
     for run in answer.get("runs") or ():
         name = wording.printable(str(run.get("run")))
         if alarm := wording.run_alarm(run):

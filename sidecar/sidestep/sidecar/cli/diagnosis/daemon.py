@@ -195,6 +195,12 @@ def _said(scene: Scene) -> Iterator[Finding]:
             f"rm {quoted(state_dir)}/journal.sqlite.damaged-*",
             complaint="memory",
         )
+    if error := (about.get("prometheus") or {}).get("error"):
+        yield wrong(
+            "daemon.prometheus",
+            f"Prometheus is shown nothing: {error}. It is tried again; with another address:",
+            "sidestep stop && SIDESTEP_PROMETHEUS=127.0.0.1:9400 sidestep start",
+        )
     if many := about.get("underivable"):
         yield warning(
             "daemon.underivable",

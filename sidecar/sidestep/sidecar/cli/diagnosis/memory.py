@@ -99,7 +99,7 @@ def _outboxes(scene: Scene) -> Iterator[Finding]:
             "memory.outboxes",
             f"{_outboxes_of(len(dead))} ({size(nbytes)}) of dead trainers ({runs}) "
             "hold memory until they are written"
-            + ("; the daemon has not taken them" if scene.status else ": no daemon runs"),
+            + ("; the daemon has not taken them" if scene.lives else ": no daemon runs"),
             "sidestep drain",
             complaint="memory",
         )
