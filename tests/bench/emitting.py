@@ -33,6 +33,7 @@ class Spec:
         numbers: tags in one of them, and scalars in a row.
         outbox_bytes: of each client.
         reduced: the clients are the ranks of a job that emit the same steps, reduced to their mean.
+        rows_per_s: of each client; 0 for as many as it can.
     """
 
     first_rank: int = 0
@@ -42,6 +43,7 @@ class Spec:
     numbers: int = 20
     outbox_bytes: int = 64 << 20
     reduced: bool = False
+    rows_per_s: float = 0.0
 
 
 def rows_of(spec: Spec) -> list[dict[str, float]]:
@@ -80,8 +82,11 @@ def main(argv: list[str]) -> None:
     emits = [one.emit for one in connected]
     print("ready", flush=True)
     for line in sys.stdin:
-        before = time.process_time()
-        for _ in range(int(line)):
+        before, start_s = time.process_time(), time.monotonic()
+        for number in range(int(line)):
+            if spec.rows_per_s and number % len(emits) == 0:
+                due_s = start_s + number // len(emits) / spec.rows_per_s
+                time.sleep(max(0.0, due_s - time.monotonic()))
             emit, turn = emits[step % len(emits)], step // len(emits)
             if spec.reduced:  # all ranks say the same steps
                 emit(rows[0], turn, reduce="mean")

@@ -57,7 +57,7 @@ class Point:
     """One point of a curve.
 
     Attributes:
-        curve: "clients", "tags", "length" or "ranks".
+        curve: "clients", "tags", "length", "ranks", "cadence" or "seldom".
         x: how many of those; for the length the scalars of the run until then.
         scalars: so many were counted for it.
         client_cpu: CPU seconds per million scalars, of the processes that emit.
@@ -108,6 +108,17 @@ def settings_of(curves: Sequence[str], scale: float) -> Iterator[Setting]:
             outbox_bytes = (64 << 20) // count + (2 << 20)
             spec = Spec(clients=count, world_size=count, outbox_bytes=outbox_bytes, reduced=True)
             yield Setting("ranks", (count,), spec, (rows // 256 * 256,))
+    for curve, per_s in (("cadence", 2.0), ("seldom", 0.1)):
+        for count in (16, 64, 256) if curve in curves else ():
+            # As a job does it: all ranks at the same time, and then nothing for a while.
+            spec = Spec(
+                clients=count,
+                world_size=count,
+                outbox_bytes=2 << 20,
+                reduced=True,
+                rows_per_s=per_s,
+            )
+            yield Setting(curve, (count,), spec, (count * max(2, int(20 * per_s * scale)),))
     if "tags" in curves:
         for tags in (20, 200, 2_000, 20_000, 60_000):
             yield Setting("tags", (tags,), Spec(tag_sets=tags // 20), (rows,))
