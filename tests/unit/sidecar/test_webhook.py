@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from sidestep.proto import RunSpec, Value
 from sidestep.proto.records import Scalars, encode_scalars, encode_value
@@ -173,10 +173,13 @@ def test_many_are_one_message_that_says_how_many_more() -> None:
 
 
 @given(st.text(max_size=600))
+@example("see https://www.evil.example/login")
 def test_nothing_in_a_name_is_obeyed(name: str) -> None:
     said = plain(name)
     assert not any(c in said for c in "<>`\n\r\x1b\u202e")
     assert "@" not in said.replace("@\u200b", "")
+    assert "://" not in said
+    assert "www." not in said
     said.encode()
 
 

@@ -141,5 +141,6 @@ def plain(text: str, limit: int = _MAX_NAME) -> str:
     if len(text) > limit:
         text = text[: limit - 1] + "…"
     text = _UNSAFE.sub("?", text).encode(errors="replace").decode()
+    text = text.replace("://", ":\u200b//").replace("www.", "www\u200b.")  # else made a link
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return text.replace("`", "'").replace("@", "@\u200b")
