@@ -14,7 +14,8 @@ from sidestep.proto.records import encode_scalars, encode_value
 from sidestep.proto.tag_sets import REDUCTIONS, ReducedTags, reduction_of
 from sidestep.sidecar.control import stragglers
 from sidestep.sidecar.ingest import worlds
-from sidestep.sidecar.ingest.roster import NODE, ClientEntry
+from sidestep.sidecar.ingest.admission import why_not
+from sidestep.sidecar.ingest.roster import NODE, ClientEntry, Limits
 from sidestep.sidecar.journal.writer import ClientRow
 from sidestep.sidecar.rows.points import MixedBlock, Points, ScalarBlock, read_points
 
@@ -71,6 +72,17 @@ def test_ranks_of_a_job_are_one_world() -> None:
 )
 def test_who_joins_which_world(entry: ClientEntry, known: list[ClientEntry], world: int) -> None:
     assert worlds.join(entry, known) == world
+
+
+@pytest.mark.parametrize(
+    ("number", "size", "code"), [(1, 2, None), (2, 2, "rank"), (5, 2, "rank"), (3, 1, None)]
+)
+def test_a_rank_beyond_its_world_would_count_as_one_that_is_awaited(
+    number: int, size: int, code: str | None
+) -> None:
+    """A world of one is also what a client of before there were worlds says."""
+    found = why_not(rank(number, size=size).hello, 0, Limits())
+    assert (found and found.code) == code
 
 
 # --- stragglers ----------------------------------------------------------------------------------

@@ -37,6 +37,9 @@ def why_not(hello: Hello, connected: int, limits: Limits) -> Reject | None:
     if connected >= limits.max_clients:
         reason = f"this daemon serves at most {limits.max_clients} clients at once"
         return Reject("full", f"{reason} ({limits.why_clients})")
+    if 1 < hello.world_size <= hello.rank:  # it would count as one that is awaited
+        reason = f"rank {hello.rank} of a world of {hello.world_size}: ranks begin at 0"
+        return Reject("rank", reason)
     # What a session says to a stranger of whom it remembers nothing.
     return rejection(ServerSession(0).receive(hello))
 
