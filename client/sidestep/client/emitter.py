@@ -291,6 +291,8 @@ class Client:
         except InvalidValueError as error:
             return self._rejections.note("emit", str(error), max(1, len(values)))
         self._last_step = number
+        if not reduce and self._sorter.leaves_out(values):
+            return None
         return self._sorter.emit(values, number, time_ns, reduce or "")
 
     def _drain(self, deadline: float) -> bool:

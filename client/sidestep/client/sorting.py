@@ -95,6 +95,13 @@ class Sorter:
             return False
         return True
 
+    def leaves_out(self, values: Any) -> bool:
+        """Whether it is plain numbers of a silent rank: they cost less than where they travel."""
+        if not self._ranks.silent or type(values) is not dict:
+            return False
+        row = (*cast("dict[Any, Any]", values).values(),)
+        return self.packable.issuperset(map(type, row))
+
     def emit(
         self, values: Mapping[Any, Any], step: int, time_ns: int, reduce: str = ""
     ) -> InvalidValueError | None:

@@ -15,6 +15,7 @@ from sidestep import client as sidestep
 from sidestep.client import ranks as ranks_module
 from sidestep.client.outbox import Outbox
 from sidestep.client.settings import generated_name_of
+from sidestep.client.sorting import Sorter
 from sidestep.client.step_time import StepTime
 from sidestep.proto import Tags, Value
 from sidestep.proto.tag_sets import RANK_PART, ReducedTags, definitions, reduction_of
@@ -66,6 +67,20 @@ def test_other_ranks_send_what_is_reduced_and_representations(connect: MakeClien
         "reduce": "mean",
     }
     assert client.stats().rejected == 1  # the text
+
+
+def test_a_silent_rank_looks_at_no_number_of_a_step(
+    connect: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must not cost more than where the numbers are written."""
+    client = connect(rank=1, world_size=2)
+    looked: list[object] = []
+    monkeypatch.setattr(Sorter, "_pairs", lambda _, values, __: looked.append(values) or [])
+    client.emit({"a": 1.0, "b": 2, "c": True}, step=5)
+    assert looked == []
+    client.emit({"a": 1.0, "b": torch.tensor(2.0)}, step=5)
+    assert len(looked) == 1
+    assert client._last_step == 5
 
 
 def test_a_silent_rank_counts_steps_and_rejects_nothing(connect: MakeClient) -> None:
