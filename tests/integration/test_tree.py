@@ -182,7 +182,7 @@ def test_what_waits_for_an_absent_head_is_shown_and_kept(reach: Reach) -> None:
         assert made.finish(20)  # what is durable here is out of the trainer's hands
         sink = tree.node.await_sink("r", "degraded", "forward")
         assert tree.head.paths.data_endpoint in sink["error"]
-        assert sink["lag_records"] == 50
+        assert 50 <= sink["lag_records"] <= 52  # and what the daemon says of itself
         late = tree.node.cli("drain", "--timeout", "0.5")
         assert late.returncode == 1
         assert "forward" in late.stdout + late.stderr
