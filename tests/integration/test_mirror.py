@@ -105,3 +105,25 @@ def test_a_storage_without_its_package_is_said(sandbox: Sandbox, connect: Connec
     assert "nonsense" in sink["error"]
     assert sandbox.cli("drain", "--timeout", "30").returncode == 1
     wait_until(lambda: sandbox.event_files("r"), 30, "no event file")
+
+
+def test_many_ended_runs_are_caught_up_with_a_few_at_a_time(
+    sandbox: Sandbox, connect: Connect, storage: ObjectStorage
+) -> None:
+    sandbox.serve(SIDESTEP_ARCHIVE="false")
+    for number in range(10):
+        made = connect(f"r{number}")
+        made.emit({"loss": 1.0}, step=1)
+        assert made.finish(30)
+    assert sandbox.cli("stop").returncode == 0
+    sandbox.serve(**settings(storage, "many", SIDESTEP_ARCHIVE="false"))
+    most = 0
+
+    def all_copied() -> bool:
+        nonlocal most
+        most = max(most, len(sandbox.workers("mirror")))
+        return len(copied(storage, "many")) == len(local(sandbox))
+
+    wait_until(all_copied, 60, "not all of them are copied")
+    assert copied(storage, "many") == local(sandbox)
+    assert 0 < most <= 8

@@ -95,11 +95,11 @@ class Sorter:
             return False
         return True
 
-    def leaves_out(self, values: Any) -> bool:
+    def leaves_out(self, values: Mapping[Any, Any]) -> bool:
         """Whether it is plain numbers of a silent rank: they cost less than where they travel."""
         if not self._ranks.silent or type(values) is not dict:
             return False
-        row = (*cast("dict[Any, Any]", values).values(),)
+        row = (*values.values(),)
         return self.packable.issuperset(map(type, row))
 
     def emit(

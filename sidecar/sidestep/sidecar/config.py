@@ -291,12 +291,13 @@ def _check_prometheus(address: str, settings: SidecarSettings) -> None:
 
 def _otlp_url(endpoint: str) -> str:
     """The URL of the receiver for metrics: OTLP's own path, when none is given."""
+    url = None
     try:
         url = urlsplit(endpoint)
         well = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
     except ValueError:
         well = False
-    if not well:
+    if url is None or not well:
         raise ConfigurationError(
             f"sidecar.otlp_endpoint: {endpoint!r} is no URL of an OTLP/HTTP receiver, such as "
             "http://127.0.0.1:4318 (gRPC's port, 4317, is another protocol)"

@@ -35,6 +35,8 @@ _SLOWEST: Final = 1_000_000
 this pace, this process says that it is alive, and is not taken for one that hangs."""
 
 _BACKOFF_LAST_S: Final = 30.0
+_HOPE_S: Final = 60.0
+"""A storage that is away for so long is waited for by nobody; it is tried all the same."""
 
 
 class MirrorUnusableError(Exception):
@@ -77,7 +79,7 @@ class MirrorWorker:
 
     def serve(self, inbox: queue.SimpleQueue[dict[str, Any]]) -> None:
         """Copy what changes; returns when it was told to close and everything is copied."""
-        failures = 0
+        failures, failing_since = 0, 0.0
         self._say("starting")
         threading.Thread(target=self._say_alive, name="alive", daemon=True).start()
         closing = hurried = False
@@ -90,11 +92,16 @@ class MirrorWorker:
                 self._say("failed", str(error))
                 return
             except Exception as error:  # noqa: BLE001 - whatever a storage's library raises
+                failing_since = failing_since if failures else time.monotonic()
                 failures += 1
                 pause_s = min(_BACKOFF_LAST_S, _POLL_S * 2 ** min(failures - 1, 8))
                 traceback.print_exc()
                 self._mirror = None  # with its connections
-                self._say("degraded", f"{self._place()}: {_sentence(error)}", pause_s)
+                said = f"{self._place()}: {_sentence(error)}"
+                if time.monotonic() - failing_since >= _HOPE_S:
+                    self._say("failed", said)
+                    return
+                self._say("degraded", said, pause_s)
             if closing:
                 if not failures:
                     self._say("closed")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -20,13 +21,16 @@ from ..journal.reader import pack_spec
 from . import cursor_file
 from .cursor_file import Cursor
 from .processes import Child
-from .wanted import FORWARD, KEEP_WHAT_WAITS, Wanted
+from .wanted import FORWARD, KEEP_WHAT_WAITS, LATECOMERS, Wanted
 
 _LINGER_S: Final = 1.0
 """A run whose last client has gone is closed after this, in case another joins at once."""
 
 _FAILED_RETRY_S: Final = 30.0
 """A sink that needs a person is tried again after this: perhaps there was one."""
+
+_MAX_LATE: Final = 8
+"""Of the `LATECOMERS`, so many processes at once catch up with runs that have ended."""
 
 _WORKER: Final = "sidestep.sidecar.worker"
 
@@ -127,6 +131,7 @@ class Supervisor:
         self._clock = clock
         self._sinks: dict[tuple[int, str], SinkHandle] = {}
         self._of_runs: dict[int, dict[str, SinkHandle]] = {}
+        self._late: Counter[str] = Counter()
         self._stopping = False
         self.journal_damage: str | None = None
 
@@ -162,6 +167,7 @@ class Supervisor:
     def tick(self, snapshot: Snapshot, live_runs: set[int]) -> None:
         """Start, tell, close: whatever each sink needs now."""
         now = self._clock()
+        self._late = Counter(sink.name for sink in self.children() if sink.run_id not in live_runs)
         for run_id, run in snapshot.runs.items():
             for name in self._wanted.sinks(run.spec):
                 key = run_id, name
@@ -259,7 +265,10 @@ class Supervisor:
         if not sink.begun:
             self._begin(sink)
         if not sink.child.running:
-            self._start(sink, lag > 0 or (live and sink.name == FORWARD), now)
+            is_late = not live and sink.name in LATECOMERS
+            if not is_late or self._late[sink.name] < _MAX_LATE:
+                self._start(sink, lag > 0 or (live and sink.name == FORWARD), now)
+                self._late[sink.name] += is_late and sink.child.running
             return
         if lag and not sink.told and not sink.closing and sink.state == "ok":
             self._tell(sink)

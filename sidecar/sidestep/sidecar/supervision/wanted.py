@@ -31,6 +31,9 @@ KEEP_WHAT_WAITS: Final = HOLD_NO_ROWS | {WEBHOOK}
 """Sinks that have elsewhere what they are behind by, so that no row which leaves is missed; they
 can be hurried."""
 
+LATECOMERS: Final = KEEP_WHAT_WAITS | {OTLP}
+"""Sinks that may be switched on when there are many runs, and then have all of them to do."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:

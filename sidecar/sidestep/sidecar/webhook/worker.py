@@ -38,6 +38,9 @@ _INTERVAL_S: Final = 10.0
 _STALE_S: Final = 86400.0
 _BACKOFF_FIRST_S: Final = 1.0
 _BACKOFF_LAST_S: Final = 30.0
+_HOPE_S: Final = 60.0
+"""A receiver that has been away for so long is waited for by nobody; it is tried all the same."""
+
 _POLL_S: Final = 1.0
 _READ_EVERY_S: Final = 0.2
 _SAY_EVERY_S: Final = 20.0
@@ -100,6 +103,7 @@ class WebhookWorker:
         self._outcome = Outcome()
         self._said: dict[str, Any] = {}
         self._said_at = 0.0
+        self._failing_since = 0.0
 
     def serve(self, inbox: queue.SimpleQueue[dict[str, Any]]) -> bool:
         """Work until the daemon says ``close``; False when only a new process can go on."""
@@ -216,6 +220,8 @@ class WebhookWorker:
             self._waiting, self._left_out = [], 0
             self._failures, self._sent_at, self._not_before = 0, now, 0.0
         else:
+            if not self._failures:
+                self._failing_since = time.monotonic()
             self._failures += 1
             pause = min(_BACKOFF_LAST_S, _BACKOFF_FIRST_S * 2 ** min(self._failures - 1, 8))
             if outcome.hopeless:
@@ -255,7 +261,8 @@ class WebhookWorker:
         if self._outcome.error is None or not self._waiting:
             self._say("ok")
         else:
-            self._say("failed" if self._outcome.hopeless else "degraded")
+            is_away = time.monotonic() - self._failing_since >= _HOPE_S
+            self._say("failed" if self._outcome.hopeless or is_away else "degraded")
 
     def _say(self, state: str) -> None:
         many = len(self._waiting)
