@@ -31,13 +31,12 @@ def test_others_are_refused_in_the_middle_of_a_run(sandbox: Sandbox, train: Trai
     first = sandbox.serve(SIDESTEP_ENDPOINT=endpoint)
     run = train(run="held", emits=4000, tags=5, interval_s=0.001, connect={"autostart": False})
     run.await_begun(100)
-    other = str(sandbox.root / "o")
     elsewhere = str(sandbox.root / "e")
     refused: dict[str, dict[str, str]] = {
         "runs already": {},
-        "the state directory": {"SIDESTEP_RUNTIME_DIR": other},
+        "the state directory": {"SIDESTEP_RUNTIME_DIR": str(sandbox.root / "o1")},
         "listens at the endpoint": {
-            "SIDESTEP_RUNTIME_DIR": other,
+            "SIDESTEP_RUNTIME_DIR": str(sandbox.root / "o2"),
             "SIDESTEP_STATE_DIR": elsewhere,
             "SIDESTEP_ENDPOINT": endpoint,
         },
@@ -50,7 +49,7 @@ def test_others_are_refused_in_the_middle_of_a_run(sandbox: Sandbox, train: Trai
         assert "Traceback" not in complained
         assert why == "listens at the endpoint" or f"pid {first.pid}" in complained
     # Of another runtime directory, on the same journal: it says where the other one is.
-    started = sandbox.cli("start", SIDESTEP_RUNTIME_DIR=other)
+    started = sandbox.cli("start", SIDESTEP_RUNTIME_DIR=str(sandbox.root / "o3"))
     assert started.returncode == 1
     assert str(sandbox.runtime) in started.stderr
 

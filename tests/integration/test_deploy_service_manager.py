@@ -122,7 +122,7 @@ def test_a_daemon_that_hangs_anywhere_pets_no_watchdog(sandbox: Sandbox, manager
     # What the manager does then; the log is to say where each thread was.
     daemon.process.send_signal(signal.SIGABRT)
     assert daemon.process.wait(30) == -signal.SIGABRT
-    assert "ingest.py" in daemon.said()
+    assert "ingest/thread.py" in daemon.said()
     assert "in serve" in daemon.said()
 
 

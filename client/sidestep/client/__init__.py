@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
+
+from .importing import imported
 
 if TYPE_CHECKING:
     from sidestep.proto import Alarm, SidestepError
@@ -222,7 +223,7 @@ def _flag(name: str) -> bool:
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(_HOMES[name], __name__), name)
+    found = getattr(imported(_HOMES[name], __name__), name)
     globals()[name] = found  # asked for once
     return found
 

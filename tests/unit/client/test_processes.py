@@ -54,7 +54,8 @@ def test_importing_loads_next_to_nothing() -> None:
     assert done.returncode == 0, done.stderr
     loaded = {name for name in done.stdout.split() if name not in sys.stdlib_module_names}
     assert {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names == {"sidestep"}
-    assert {n for n in loaded if n.startswith("sidestep.")} == {"sidestep.client"}
+    ours = {name for name in loaded if name.startswith("sidestep.")}
+    assert ours == {"sidestep.client", "sidestep.client.importing"}
 
 
 def test_numbers_need_neither_torch_nor_numpy(places: RuntimePaths) -> None:
@@ -142,6 +143,38 @@ FORKS = """
     client.finish(0)
     print(stats.emitted, stats.held)
 """
+
+
+def test_a_fork_does_not_fall_into_an_import_of_another_thread(places: RuntimePaths) -> None:
+    done = python(
+        """
+        import os, signal, sys, threading, time
+        from sidestep import client
+
+        begun = threading.Event()
+
+        class Slow:
+            def find_spec(self, name, path, target=None):
+                if name.endswith(".values.audio") and not begun.is_set():
+                    begun.set()
+                    time.sleep(0.5)  # nobody can end it: the fork waits for the import
+                return None
+
+        sys.meta_path.insert(0, Slow())
+        thread = threading.Thread(target=lambda: client.Audio)
+        thread.start()
+        begun.wait()
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(10)  # a deadlock ends here, and is seen
+            client.Audio
+            os._exit(0)
+        thread.join()
+        _, status = os.waitpid(pid, 0)
+        assert status == 0, status
+        """
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_fifty_forks_while_two_threads_emit(places: RuntimePaths) -> None:
